@@ -1,0 +1,218 @@
+"""The one interface of all targets: `Target.compile` gives a `DeployedModel`, which runs frames.
+
+A target writes one hook, `DeployedModel._steps`. Validation, encoding, input counts, readout and
+sanity checks are done here, once, for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol, Self, final, runtime_checkable
+
+import numpy as np
+
+from rsc.coding import encode
+from rsc.errors import InputRefused, TargetFault, UnsupportedNode, UsageError
+from rsc.program import Program
+from rsc.results import Issue, Keys, Probe, RunResult, RunStats, SpikeRecord, Unavailable
+
+
+@dataclasses.dataclass(frozen=True)
+class StepsResult:
+    """What the hook of a target returns.
+
+    Fields:
+        outputs: Output node -> [T, B, ...] float64 (dequantised where the target is integer).
+        spikes: counts, rasters and states of the neurons.
+        saturated: how often a state or an input hit the limits of its representation.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    spikes: SpikeRecord
+    saturated: int = 0
+
+
+class DeployedModel(ABC):
+    """A program compiled for one target; a context manager that owns the target's resources."""
+
+    program: Program
+    target: str
+    arithmetic: str
+    version: str = ""
+
+    @abstractmethod
+    def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
+        """Run frames (Input node -> float32 [T, B, ...], validated, finite) from the initial state."""
+
+    def close(self) -> None:
+        """Free what the target holds; called on leaving the context."""
+
+    @final
+    def __enter__(self) -> Self:
+        return self
+
+    @final
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @final
+    def run(self, x: np.ndarray, keys: Keys, probe: Probe | None = None) -> RunResult:
+        """Encode images under noise keys and run them.
+
+        Args:
+            x: [B, ...] images of the program's shape, inside its bounds.
+            keys: one noise key per image.
+            probe: what to record beside the output.
+
+        Raises:
+            InputRefused: wrong shape, out of bounds, not finite.
+            UsageError: the program has no encoder.
+            TargetFault: the target failed or returned something impossible.
+        """
+        if self.program.encoder is None:
+            raise UsageError(
+                "This program has no encoder.", "It can only be fed ready-made frames.", "Use run_frames."
+            )
+        x = _checked(x, self.program.input_shape, 1, "images [B, ...]")
+        if self.program.bounds is not None and len(x):
+            low, high = self.program.bounds
+            if x.min() < low or x.max() > high:
+                raise InputRefused(
+                    f"Images span [{x.min():g}, {x.max():g}].",
+                    f"The program was made for [{low:g}, {high:g}].",
+                    "Scale them as the model card says.",
+                )
+        return self.run_frames(encode(self.program.encoder, x, keys), probe)
+
+    @final
+    def run_frames(
+        self, frames: np.ndarray | Mapping[str, np.ndarray], probe: Probe | None = None
+    ) -> RunResult:
+        """Run ready-made frames [T, B, ...] (a mapping Input node -> frames if there are several inputs)."""
+        probe = probe or Probe()
+        named = self._named(frames)
+        _known_nodes(self.program, probe)
+        start = time.perf_counter()
+        result = self._steps(named, probe)
+        wall = time.perf_counter() - start
+        for name, values in result.outputs.items():
+            if not np.isfinite(values).all():
+                raise TargetFault(
+                    f"Target '{self.target}' returned values that are not finite.",
+                    f"Output '{name}' holds NaN or infinity.",
+                    "Check the weights and the time step of the program.",
+                )
+        counts = dict(result.spikes.counts)
+        if probe.counts:
+            counts |= {name: (f != 0).sum(0, dtype=np.int64) for name, f in named.items()}
+        first = result.outputs[self.program.outputs[0]]
+        return RunResult(
+            outputs=result.outputs,
+            logits=readout(first, self.program.semantics.readout),
+            spikes=dataclasses.replace(result.spikes, counts=counts),
+            stats=RunStats(self.target, self.version, self.arithmetic, wall, result.saturated),
+            frames_digest=frames_digest(named),
+        )
+
+    def _named(self, frames: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        inputs = self.program.inputs
+        if not isinstance(frames, Mapping):
+            if len(inputs) > 1:
+                raise InputRefused(
+                    "One array was given for several inputs.", f"Inputs: {', '.join(inputs)}.", "Give a mapping."
+                )
+            frames = {inputs[0]: frames}
+        if set(frames) != set(inputs):
+            raise InputRefused(
+                f"Frames were given for {sorted(frames)}.", f"The program has {list(inputs)}.", "Match the names."
+            )
+        checked = {}
+        for name, value in frames.items():
+            node = self.program.graph.nodes[name]
+            shape = tuple(int(d) for d in np.atleast_1d(next(iter(node.input_type.values()))))
+            checked[name] = _checked(value, shape, 2, f"frames [T, B, ...] of '{name}'")
+        sizes = {v.shape[:2] for v in checked.values()}
+        if len(sizes) > 1 or any(0 in s for s in sizes):
+            raise InputRefused(
+                f"Frames have [T, B] = {sorted(sizes)}.", "All inputs share T >= 1 and B >= 1.", "Match them."
+            )
+        return checked
+
+
+@runtime_checkable
+class Target(Protocol):
+    """Something that can run programs. Adding one: a file, a line in `TARGETS`."""
+
+    name: str
+
+    def available(self) -> Unavailable | None:
+        """None if it can run here; else the reason and the way to get it. Never raises."""
+        ...
+
+    def check(self, program: Program) -> list[Issue]:
+        """What the target would refuse or change, before compiling."""
+        ...
+
+    def compile(self, program: Program) -> DeployedModel:
+        """Lower the program; raises UnsupportedNode on any "error" of `check`."""
+        ...
+
+
+def refuse_errors(target: str, issues: list[Issue]) -> None:
+    """Raise UnsupportedNode naming every error among `issues`."""
+    errors = [i for i in issues if i.severity == "error"]
+    if errors:
+        raise UnsupportedNode(
+            f"Target '{target}' cannot run this program.",
+            " ".join(f"{i.node + ': ' if i.node else ''}{i.what}" for i in errors),
+            " ".join(dict.fromkeys(i.fix for i in errors if i.fix)),
+        )
+
+
+def readout(output: np.ndarray, rule: str) -> np.ndarray:
+    """Logits [B, K] of an output [T, B, ...] by the program's readout rule."""
+    flat = np.asarray(output, np.float64).reshape(*output.shape[:2], -1)
+    return {"mean": lambda: flat.mean(0), "sum": lambda: flat.sum(0), "last": lambda: flat[-1]}[rule]()
+
+
+def frames_digest(frames: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of named frames; equal digests mean equal inputs."""
+    sha = hashlib.sha256()
+    for name, value in sorted(frames.items()):
+        sha.update(f"{name} {value.shape}".encode() + np.ascontiguousarray(value, np.float32).tobytes())
+    return sha.hexdigest()
+
+
+def _checked(value: np.ndarray, shape: tuple[int, ...], lead: int, what: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise InputRefused(
+            f"The {what} hold {array.dtype}.", "Real numbers are needed.", "Convert them to float32."
+        )
+    if array.shape[lead:] != shape or array.ndim != lead + len(shape):
+        raise InputRefused(
+            f"The {what} have shape {array.shape}.",
+            f"The program takes {shape} after {lead} leading {'axis' if lead == 1 else 'axes'}.",
+            "Reshape them or use the program made for them.",
+        )
+    array = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise InputRefused(f"The {what} are not finite.", "NaN or infinity found.", "Clean the input.")
+    return array
+
+
+def _known_nodes(program: Program, probe: Probe) -> None:
+    unknown = sorted((probe.spikes | probe.states) - set(program.node_names))
+    if unknown:
+        raise UsageError(
+            f"There is no node {', '.join(unknown)} to probe.",
+            f"Nodes: {', '.join(program.node_names)}.",
+            "Check the spelling.",
+        )

@@ -1,0 +1,266 @@
+"""What is deployed: a NIR graph, how it is fed, and how its equations are stepped.
+
+A NIR file holds neither the time step, nor the reset rule, nor an encoder. A `Program` adds
+them as plain values and carries them through files as one JSON string in the metadata of the
+`nir.Input` node (key `rsc.program`), so the graph stays readable by every other NIR tool.
+Nothing in this module can run a program, and torch is not needed to read one.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import math
+from functools import cached_property
+from typing import Any, Literal
+
+import msgspec
+import nir
+import numpy as np
+
+from rsc.errors import InputRefused, MalformedFile, UsageError
+
+METADATA_KEY = "rsc.program"
+
+EncoderKind = Literal["direct", "rsc1", "rsc2"]
+Stage = Literal["noise", "clip", "normalise"]
+
+
+class EncoderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an image x becomes T input frames z_t (Wu et al., arXiv 2407.20099; see docs).
+
+    direct: z_t = x.  rsc1: z_t = x + sigma e, one e ~ N(0, I) shared by all steps.
+    rsc2: z_t = x + sigma e_t, fresh e_t ~ N(0, I) at every step.
+
+    Fields:
+        kind: which of the three.
+        steps: T, number of frames, at least 1.
+        sigma: standard deviation of the noise, in the units of the input at the "noise" stage.
+        clip: (low, high) applied at the "clip" stage, or None.
+        mean, std: per-channel constants of the "normalise" stage, (z - mean) / std.
+        order: order of the three stages; the paper does not state its own.
+    """
+
+    kind: EncoderKind
+    steps: int
+    sigma: float = 0.0
+    clip: tuple[float, float] | None = None
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    order: tuple[Stage, Stage, Stage] = ("noise", "clip", "normalise")
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UsageError(f"steps (T) is {self.steps}.", "At least one time step is needed.", "Use T >= 1.")
+        if not (math.isfinite(self.sigma) and self.sigma >= 0):
+            raise UsageError(
+                f"sigma is {self.sigma}.", "A standard deviation is finite and not negative.", "Use sigma >= 0."
+            )
+        if self.kind == "direct" and self.sigma:
+            raise UsageError(
+                f"Encoder 'direct' was given sigma {self.sigma}.", "It adds no noise.", "Use rsc1 or rsc2."
+            )
+        if sorted(self.order) != ["clip", "noise", "normalise"]:
+            raise UsageError(
+                f"Encoder order is {self.order}.", "Each stage occurs once.", "Use noise, clip, normalise."
+            )
+        if any(not s > 0 for s in self.std) or len(self.std) != len(self.mean):
+            raise UsageError(
+                "Encoder mean/std do not fit.", "Lengths agree and every std is > 0.", "Correct them."
+            )
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether two runs with different keys give different frames."""
+        return self.kind != "direct" and self.sigma > 0
+
+    @property
+    def sigma_in_pixels(self) -> float:
+        """sigma in the units of the image: the smallest over channels if noise follows normalisation."""
+        before = self.order.index("normalise") < self.order.index("noise")
+        return self.sigma * min(self.std) if before else self.sigma
+
+
+class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the differential equations of a NIR graph are stepped; NIR itself leaves this open.
+
+    Fields:
+        dt: time step in seconds.
+        integrator: "euler" (forward) or "exponential" (exact for constant input).
+        reset: after a spike v becomes v_reset ("value") or v - v_threshold ("subtract").
+        comparison: a neuron fires when v `comparison` v_threshold.
+        readout: how the output [T, B, K] becomes logits [B, K].
+    """
+
+    dt: float
+    integrator: Literal["euler", "exponential"] = "euler"
+    reset: Literal["value", "subtract"] = "value"
+    comparison: Literal[">", ">="] = ">"
+    readout: Literal["mean", "sum", "last"] = "mean"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.dt) and self.dt > 0):
+            raise UsageError(f"dt is {self.dt}.", "A time step is positive and in seconds.", "Use e.g. 1e-3.")
+
+
+class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON string that rides in the file."""
+
+    semantics: Semantics
+    encoder: EncoderSpec | None = None
+    bounds: tuple[float, float] | None = None
+    labels: tuple[str, ...] = ()
+    version: int = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A NIR graph with everything that NIR leaves open. Immutable, hashable by content.
+
+    Args:
+        graph: the network; copied, its arrays become read-only.
+        semantics: how it is stepped.
+        encoder: how an image becomes frames; None if only ready-made frames can be fed.
+        bounds: (lowest, highest) legal value of an input image; None if there is no limit.
+        labels: names of the classes, in the order of the logits.
+    """
+
+    graph: nir.NIRGraph
+    semantics: Semantics
+    encoder: EncoderSpec | None = None
+    bounds: tuple[float, float] | None = None
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        graph = _frozen_copy(self.graph)
+        object.__setattr__(self, "graph", graph)
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise UsageError(f"bounds are {self.bounds}.", "The lower must be below the upper.", "Swap them.")
+        if not self.inputs:
+            raise InputRefused("The graph has no Input node.", "Nothing can be fed into it.", "Add a nir.Input.")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the Input nodes, sorted."""
+        return tuple(sorted(k for k, n in self.graph.nodes.items() if isinstance(n, nir.Input)))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the Output nodes, sorted."""
+        return tuple(sorted(k for k, n in self.graph.nodes.items() if isinstance(n, nir.Output)))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one frame of the first input, without time and batch."""
+        node = self.graph.nodes[self.inputs[0]]
+        return tuple(int(d) for d in np.atleast_1d(next(iter(node.input_type.values()))))
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        """Dotted names of all nodes, nested graphs opened, sorted."""
+        return tuple(name for name, _ in walk(self.graph))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the content; the same for the same program whatever file it came from."""
+        sha = hashlib.sha256()
+        _update(sha, self.graph)
+        sha.update(self.metadata_json())
+        return sha.hexdigest()
+
+    def __hash__(self) -> int:
+        return int(self.digest[:15], 16)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self.digest == other.digest
+
+    def metadata_json(self) -> bytes:
+        """Everything but the graph, as canonical JSON."""
+        return msgspec.json.encode(
+            _Metadata(self.semantics, self.encoder, self.bounds, self.labels), order="deterministic"
+        )
+
+    def to_graph(self) -> nir.NIRGraph:
+        """A writable copy of the graph with the metadata in its first Input node."""
+        graph = copy.deepcopy(self.graph)
+        graph.nodes[self.inputs[0]].metadata[METADATA_KEY] = self.metadata_json().decode()
+        return graph
+
+    @classmethod
+    def from_graph(cls, graph: nir.NIRGraph, **fallback: Any) -> Program:
+        """The program that `graph` carries; `fallback` gives its fields when it carries none.
+
+        Raises:
+            InputRefused: no metadata and no `semantics` in `fallback`.
+            MalformedFile: the metadata is there but cannot be read.
+        """
+        found = [
+            node.metadata[METADATA_KEY]
+            for _, node in sorted(graph.nodes.items())
+            if isinstance(node, nir.Input) and METADATA_KEY in node.metadata
+        ]
+        if not found:
+            if fallback.get("semantics") is None:
+                raise InputRefused(
+                    "The NIR graph says nothing about its time step.",
+                    "NIR files carry no dt, and results depend on it.",
+                    "Give it, e.g. --dt 1e-4 (seconds, the unit of tau in most files).",
+                )
+            return cls(graph, **fallback)
+        try:
+            text = found[0] if isinstance(found[0], str | bytes) else str(np.asarray(found[0]).item())
+            meta = msgspec.json.decode(text, type=_Metadata)
+        except (msgspec.DecodeError, ValueError, AttributeError) as error:
+            raise MalformedFile(
+                f"The metadata '{METADATA_KEY}' of the Input node cannot be read.", str(error), "Export it again."
+            ) from error
+        given = {k: v for k, v in fallback.items() if v is not None}
+        fields = {"semantics": meta.semantics, "encoder": meta.encoder, "bounds": meta.bounds, "labels": meta.labels}
+        return cls(graph, **(fields | given))
+
+
+def _frozen_copy(graph: nir.NIRGraph) -> nir.NIRGraph:
+    graph = copy.deepcopy(graph)
+    for _, node in walk(graph):
+        if hasattr(node, "metadata"):
+            node.metadata.pop(METADATA_KEY, None)
+        for value in vars(node).values():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+    return graph
+
+
+def walk(graph: nir.NIRGraph, prefix: str = "") -> list[tuple[str, Any]]:
+    """All nodes with their dotted names, nested graphs opened, sorted by name."""
+    found: list[tuple[str, Any]] = []
+    for name, node in sorted(graph.nodes.items()):
+        found.append((prefix + name, node))
+        if isinstance(node, nir.NIRGraph):
+            found += walk(node, f"{prefix}{name}.")
+    return found
+
+
+_DERIVED = {"input_type", "output_type", "metadata", "nodes", "edges"}
+
+
+def _update(sha: Any, graph: nir.NIRGraph) -> None:
+    """Feed a graph to a hash: nodes by name, fields by name, arrays with dtype and shape."""
+    for name, node in sorted(graph.nodes.items()):
+        sha.update(f"\0node {name} {type(node).__name__}".encode())
+        if isinstance(node, nir.NIRGraph):
+            _update(sha, node)
+            continue
+        fields = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.name not in _DERIVED}
+        if isinstance(node, nir.Input | nir.Output):
+            types = node.input_type if isinstance(node, nir.Input) else node.output_type
+            fields["shape"] = next(iter(types.values()))
+        for key, value in sorted(fields.items()):
+            array = np.ascontiguousarray(value if value is not None else [])
+            if array.dtype.kind in "OUS":
+                sha.update(f"\0{key} {value}".encode())
+            else:
+                sha.update(f"\0{key} {array.dtype.str} {np.shape(value)}".encode() + array.tobytes())
+    for edge in sorted((str(a), str(b)) for a, b in graph.edges):
+        sha.update(f"\0edge {edge}".encode())
