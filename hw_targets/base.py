@@ -126,12 +126,16 @@ class DeployedModel(ABC):
         if not isinstance(frames, Mapping):
             if len(inputs) > 1:
                 raise InputRefused(
-                    "One array was given for several inputs.", f"Inputs: {', '.join(inputs)}.", "Give a mapping."
+                    "One array was given for several inputs.",
+                    f"Inputs: {', '.join(inputs)}.",
+                    "Give a mapping.",
                 )
             frames = {inputs[0]: frames}
         if set(frames) != set(inputs):
             raise InputRefused(
-                f"Frames were given for {sorted(frames)}.", f"The program has {list(inputs)}.", "Match the names."
+                f"Frames were given for {sorted(frames)}.",
+                f"The program has {list(inputs)}.",
+                "Match the names.",
             )
         checked = {}
         for name, value in frames.items():

@@ -168,7 +168,9 @@ class LayeredProgram:
                 header["layers"] = tuple(Layer(**_tuples(layer)) for layer in header["layers"])
                 return cls(**_tuples(header))
         except (OSError, KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
-            raise MalformedFile(f"{path} is not a lowered program.", str(error), "Export it again.") from error
+            raise MalformedFile(
+                f"{path} is not a lowered program.", str(error), "Export it again."
+            ) from error
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -53,10 +53,14 @@ class EncoderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise UsageError(f"steps (T) is {self.steps}.", "At least one time step is needed.", "Use T >= 1.")
+            raise UsageError(
+                f"steps (T) is {self.steps}.", "At least one time step is needed.", "Use T >= 1."
+            )
         if not (math.isfinite(self.sigma) and self.sigma >= 0):
             raise UsageError(
-                f"sigma is {self.sigma}.", "A standard deviation is finite and not negative.", "Use sigma >= 0."
+                f"sigma is {self.sigma}.",
+                "A standard deviation is finite and not negative.",
+                "Use sigma >= 0.",
             )
         if self.kind == "direct" and self.sigma:
             raise UsageError(
@@ -139,7 +143,9 @@ class Program:
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise UsageError(f"bounds are {self.bounds}.", "The lower must be below the upper.", "Swap them.")
         if not self.inputs:
-            raise InputRefused("The graph has no Input node.", "Nothing can be fed into it.", "Add a nir.Input.")
+            raise InputRefused(
+                "The graph has no Input node.", "Nothing can be fed into it.", "Add a nir.Input."
+            )
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -214,10 +220,17 @@ class Program:
             meta = msgspec.json.decode(text, type=_Metadata)
         except (msgspec.DecodeError, ValueError, AttributeError) as error:
             raise MalformedFile(
-                f"The metadata '{METADATA_KEY}' of the Input node cannot be read.", str(error), "Export it again."
+                f"The metadata '{METADATA_KEY}' of the Input node cannot be read.",
+                str(error),
+                "Export it again.",
             ) from error
         given = {k: v for k, v in fallback.items() if v is not None}
-        fields = {"semantics": meta.semantics, "encoder": meta.encoder, "bounds": meta.bounds, "labels": meta.labels}
+        fields = {
+            "semantics": meta.semantics,
+            "encoder": meta.encoder,
+            "bounds": meta.bounds,
+            "labels": meta.labels,
+        }
         return cls(graph, **(fields | given))
 
 

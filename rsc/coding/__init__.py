@@ -39,7 +39,9 @@ def encode(spec: EncoderSpec, x: np.ndarray, keys: Keys) -> np.ndarray:
     """
     x = np.asarray(x, dtype=np.float32)
     if len(keys) != len(x):
-        raise UsageError(f"{len(x)} images came with {len(keys)} keys.", "Each image needs one.", "Match them.")
+        raise UsageError(
+            f"{len(x)} images came with {len(keys)} keys.", "Each image needs one.", "Match them."
+        )
     count = ENCODERS[spec.kind](spec)
     noise = keyed_normal(keys, count, x.shape[1:]) if count else None
     frames = apply_stages(spec, x[None], noise)

@@ -64,8 +64,10 @@ def keyed_normal(keys: Keys, steps: int, shape: tuple[int, ...]) -> np.ndarray:
     for start in range(0, len(out), rows):
         part = slice(start, start + rows)
         counter = np.stack(
-            [np.broadcast_to(w, (len(step[part]), blocks)) for w in
-             (site[None], step[part, None], sample[part, None], tag[part, None])]
+            [
+                np.broadcast_to(w, (len(step[part]), blocks))
+                for w in (site[None], step[part, None], sample[part, None], tag[part, None])
+            ]
         )
         words = philox(counter.reshape(4, -1), seed)
         out[part] = _box_muller(words, len(step[part]), blocks)[:, :size]
