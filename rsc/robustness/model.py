@@ -1,0 +1,169 @@
+"""What an attack needs of a network: encoder, bounds, and a core from frames to logits.
+
+The encoder is applied by us, never inside the core, so noise can be fresh, shared, recorded or known.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsc.coding import encode_torch
+from rsc.errors import UsageError
+from rsc.hw_targets.base import DeployedModel
+from rsc.program import EncoderSpec
+
+READOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda out: out.mean(0),
+    "sum": lambda out: out.sum(0),
+    "last": lambda out: out[-1],
+}
+
+
+@runtime_checkable
+class StochasticModel(Protocol):
+    """A classifier whose randomness is all in its encoder.
+
+    Attributes:
+        encoder: how images become frames.
+        bounds: (lowest, highest) legal input value.
+    """
+
+    @property
+    def encoder(self) -> EncoderSpec: ...
+
+    @property
+    def bounds(self) -> tuple[float, float]: ...
+
+    def core(self, frames: Tensor) -> Tensor:
+        """Logits [B, K] of frames [T, B, ...]; a fixed function of one run, row by row."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModuleModel:
+    """A module over time, with the readout of its program.
+
+    Fields:
+        module: frames [T, B, ...] -> outputs [T, B, K], state reset at every call.
+        readout: "mean", "sum" or "last" over T.
+        name: for reports.
+        differentiable: whether gradients flow from logits to frames.
+        surrogate: surrogate gradient in use, for reports.
+    """
+
+    module: Callable[[Tensor], Tensor]
+    encoder: EncoderSpec
+    bounds: tuple[float, float]
+    readout: str = "mean"
+    name: str = "model"
+    differentiable: bool = True
+    surrogate: str = "model"
+
+    def core(self, frames: Tensor) -> Tensor:
+        """Logits [B, K] of frames [T, B, ...]."""
+        return READOUTS[self.readout](self.module(frames)).flatten(1)
+
+
+def from_module(
+    module: Callable[[Tensor], Tensor],
+    encoder: EncoderSpec,
+    bounds: tuple[float, float],
+    readout: Literal["mean", "sum", "last"] = "mean",
+    name: str = "model",
+) -> ModuleModel:
+    """A model from a module that maps frames [T, B, ...] to outputs [T, B, K].
+
+    Raises:
+        UsageError: the module is in training mode, or the readout is not known.
+    """
+    if isinstance(module, torch.nn.Module) and any(part.training for part in module.modules()):
+        raise UsageError(
+            f"Model '{name}' is in training mode.",
+            "Batch statistics and dropout would make its answer depend on the batch.",
+            "Call module.eval() first.",
+        )
+    if readout not in READOUTS:
+        raise UsageError(f"Readout '{readout}' is not known.", f"Known: {', '.join(READOUTS)}.", "Use one.")
+    return ModuleModel(module, encoder, bounds, readout, name)
+
+
+def from_deployed(deployed: DeployedModel) -> ModuleModel:
+    """A deployed program as a model without gradients, for black-box attacks and scoring.
+
+    Raises:
+        UsageError: the program names no encoder or no bounds.
+    """
+    program = deployed.program
+    if program.encoder is None or program.bounds is None:
+        raise UsageError(
+            "This program cannot be attacked.", "It names no encoder or no bounds.", "Export it with both."
+        )
+
+    def run(frames: Tensor) -> Tensor:
+        result = deployed.run_frames(frames.detach().cpu().numpy())
+        return torch.from_numpy(np.asarray(result.logits)).to(frames)[None]
+
+    return ModuleModel(run, program.encoder, program.bounds, "last", deployed.target, differentiable=False)
+
+
+def logits(model: StochasticModel, x: Tensor, noise: Tensor | None) -> Tensor:
+    """Logits [B, K] of images [B, ...] under given noise (see `rsc.coding.draw_noise`)."""
+    return model.core(encode_torch(model.encoder, x, noise))
+
+
+def label_of(model: object) -> str:
+    """Name for reports."""
+    return str(getattr(model, "name", type(model).__name__))
+
+
+def with_surrogate(model: ModuleModel, surrogate: Any) -> ModuleModel:
+    """The same network attacked through another surrogate gradient; weights are shared, forward unchanged.
+
+    Uses the module's own `with_surrogate` if it has one; else sets the attribute `surrogate`
+    on a structural copy of every part that has it.
+
+    Raises:
+        UsageError: the module offers neither.
+    """
+    module: Any = model.module
+    if hasattr(module, "with_surrogate"):
+        return dataclasses.replace(model, module=module.with_surrogate(surrogate), surrogate=_text(surrogate))
+    parts = list(module.modules()) if isinstance(module, torch.nn.Module) else [module]
+    if not any(hasattr(part, "surrogate") for part in parts):
+        raise UsageError(
+            f"Model '{model.name}' has no surrogate to switch.",
+            "None of its parts has an attribute 'surrogate' or a method 'with_surrogate'.",
+            "Attack it with the surrogate it was built with.",
+        )
+    twin = copy.deepcopy(module, _shared(module))
+    for part in twin.modules() if isinstance(twin, torch.nn.Module) else [twin]:
+        if hasattr(part, "surrogate"):
+            part.surrogate = surrogate
+    return dataclasses.replace(model, module=twin, surrogate=_text(surrogate))
+
+
+def _text(surrogate: Any) -> str:
+    return surrogate if isinstance(surrogate, str) else str(getattr(surrogate, "name", surrogate))
+
+
+def _shared(module: Any) -> dict[int, Any]:
+    """A deepcopy memo that keeps weights and buffers shared."""
+    if not isinstance(module, torch.nn.Module):
+        return {}
+    return {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+
+
+def stream_generator(
+    seed: int, stream: str, device: torch.device | str = "cpu", index: int = 0
+) -> torch.Generator:
+    """A generator for one purpose: streams ("attack", "score", ...) of one seed never share noise."""
+    digest = hashlib.sha256(f"{stream}/{seed}/{index}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
