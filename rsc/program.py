@@ -96,6 +96,9 @@ class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         reset: after a spike v becomes v_reset ("value") or v - v_threshold ("subtract").
         comparison: a neuron fires when v `comparison` v_threshold.
         readout: how the output [T, B, K] becomes logits [B, K].
+        delayed_edges: edges (from, to), by dotted node names, that hand over the value of the previous
+            step, 0 before the first; None leaves the choice to the rule of `rsc.graph`, which delays
+            the edges that leave the neurons of a cycle.
     """
 
     dt: float
@@ -103,6 +106,7 @@ class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reset: Literal["value", "subtract"] = "value"
     comparison: Literal[">", ">="] = ">"
     readout: Literal["mean", "sum", "last"] = "mean"
+    delayed_edges: tuple[tuple[str, str], ...] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.dt) and self.dt > 0):

@@ -1,0 +1,98 @@
+"""What the float targets find in a program before they run it; `reference` and `torch` share it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import nir
+import numpy as np
+
+from rsc.discretise import NEURONS, RESETTING, time_issues
+from rsc.errors import InputRefused
+from rsc.graph import Topology, topology
+from rsc.program import Program, walk
+from rsc.results import Issue
+from rsc.shapes import infer_shapes, own_arrays
+
+PRIMITIVES = (
+    *(nir.Input, nir.Output, nir.Affine, nir.Linear, nir.Scale, nir.Conv1d, nir.Conv2d),
+    *(nir.SumPool2d, nir.AvgPool2d, nir.Flatten, nir.Delay, nir.Threshold, *NEURONS),
+)
+
+
+def check_program(program: Program) -> list[Issue]:
+    """Everything about the graph that cannot be run, or that may surprise whoever runs it."""
+    leaves = [(name, node) for name, node in walk(program.graph) if not isinstance(node, nir.NIRGraph)]
+    issues = [issue for name, node in leaves for issue in _node_issues(name, node, program)]
+    if not program.outputs:
+        text = "The graph has no Output node, so nothing would come back."
+        issues.append(Issue("error", "", text, "Add a nir.Output."))
+    if any(issue.severity == "error" for issue in issues):
+        return issues
+    try:
+        graph = topology(program.graph, program.semantics)
+        infer_shapes(graph)
+    except InputRefused as error:
+        return [*issues, Issue("error", "", f"{error.what} {error.why}".strip(), error.fix)]
+    return [*issues, *_delay_notes(graph)]
+
+
+def _node_issues(name: str, node: Any, program: Program) -> list[Issue]:
+    if type(node) not in PRIMITIVES:
+        return [
+            Issue("error", name, f"{type(node).__name__} is no primitive of NIR 1.0.8.", "Replace the node.")
+        ]
+    issues = [Issue("error", name, text, fix) for text, fix in _faults(node)]
+    if not issues:
+        issues = time_issues(name, node, program.semantics)
+    if program.semantics.reset == "subtract" and isinstance(node, RESETTING) and np.any(node.v_reset):
+        text = "v_reset is not 0 but the program resets by subtraction, which does not use it."
+        issues.append(Issue("warning", name, text, "Use reset 'value', or set v_reset to 0."))
+    return issues
+
+
+def _faults(node: Any) -> list[tuple[str, str]]:
+    found = []
+    arrays = {f.name: getattr(node, f.name, None) for f in dataclasses.fields(node)}
+    for field, value in arrays.items():
+        if not isinstance(value, np.ndarray | float | int) or field in ("input_type", "output_type"):
+            continue
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufSU":
+            found.append((f"{field} holds {array.dtype}.", "Parameters are real numbers."))
+        elif array.dtype.kind in "biuf" and not np.isfinite(array).all():
+            found.append((f"{field} is not finite.", "Replace NaN and infinity."))
+        elif (field.startswith("tau") and (array <= 0).any()) or (field == "delay" and (array < 0).any()):
+            bound = "at least 0" if field == "delay" else "positive"
+            found.append((f"{field} goes down to {array.min():g}; it must be {bound}.", "Correct it."))
+    if hasattr(node, "weight"):
+        found += _weight_faults(node)
+    if isinstance(node, NEURONS) and not all(np.size(value) for value in own_arrays(node).values()):
+        found.append(("A parameter is empty.", "Give one value per neuron."))
+    return found
+
+
+def _weight_faults(node: Any) -> list[tuple[str, str]]:
+    weight, bias = node.weight, getattr(node, "bias", None)
+    ranks = {nir.Conv1d: (3, 3), nir.Conv2d: (4, 4)}
+    low, high = ranks.get(type(node), (2, weight.ndim))
+    if not low <= weight.ndim <= high:
+        return [(f"weight has {weight.ndim} dimensions.", "Correct its shape.")]
+    if isinstance(node, nir.Conv1d | nir.Conv2d):
+        sites: tuple[int, ...] = (weight.shape[0],)
+        if int(node.groups) < 1 or weight.shape[0] % int(node.groups):
+            return [(f"{weight.shape[0]} channels cannot form {node.groups} groups.", "Correct groups.")]
+    else:
+        sites = (*weight.shape[:-2], weight.shape[-2])
+    if bias is not None and np.shape(bias) not in (sites, ()):
+        return [(f"bias has shape {np.shape(bias)}, the weight gives {sites}.", "Give one bias per output.")]
+    return []
+
+
+def _delay_notes(graph: Topology) -> list[Issue]:
+    if not graph.delayed:
+        return []
+    edges = ", ".join(f"{a} -> {b}" for a, b in sorted(graph.delayed))
+    text = f"These edges hand over the value of the previous step: {edges}."
+    return [Issue("info", "", text, "NIR leaves it open; Semantics.delayed_edges chooses others.")]

@@ -1,0 +1,235 @@
+"""The topology of a NIR graph: nested graphs opened, evaluation order, and where cycles are delayed.
+
+NIR does not say which edge of a cycle carries the time step that makes it computable. Here:
+
+1. Several edges into one node are summed. Duplicate edges are refused, as nir 1.0.8 does.
+2. A `nir.Delay` of at least one step needs no other delay: cycles through it stay as they are.
+3. In every other cycle, the edges that leave a neuron (or, in a cycle without one, a `Threshold`)
+   and stay inside the strongly connected component hand over the value of the step before:
+   recurrent spikes arrive one step later. The value before the first step is 0, and stateless
+   nodes behind such an edge see that 0: a recurrent `Affine` adds its bias from the first step on.
+4. `Semantics.delayed_edges` replaces rule 3 by exactly the edges it names. To leave the recurrent
+   bias out of the first step, as Norse and nirtorch do, delay the edge behind the `Affine`.
+
+The rules see the structure only, so a result depends neither on names nor on the order of nodes.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import graphlib
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import nir
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from rsc.discretise import NEURONS, delay_steps
+from rsc.errors import InputRefused
+from rsc.program import Semantics
+
+Edge = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Topology:
+    """A flat graph in evaluation order.
+
+    Fields:
+        nodes: dotted name -> node, nested graphs opened (their Input and Output nodes stay).
+        edges: sorted.
+        delayed: the edges that hand over the value of the previous step, 0 before the first.
+        components: strongly connected components in the order of data flow; the names within one
+            are in evaluation order for a single step.
+    """
+
+    nodes: Mapping[str, Any]
+    edges: tuple[Edge, ...]
+    delayed: frozenset[Edge]
+    components: tuple[tuple[str, ...], ...]
+
+    @cached_property
+    def predecessors(self) -> dict[str, tuple[str, ...]]:
+        """Name -> sorted names of the nodes that feed it."""
+        return _adjacency(self.nodes, ((b, a) for a, b in self.edges))
+
+    @cached_property
+    def successors(self) -> dict[str, tuple[str, ...]]:
+        """Name -> sorted names of the nodes that it feeds."""
+        return _adjacency(self.nodes, self.edges)
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """All names in evaluation order for a single step."""
+        return tuple(name for component in self.components for name in component)
+
+    def is_recurrent(self, component: tuple[str, ...]) -> bool:
+        """Whether a component holds a cycle (a self edge is one) and must be run step by step."""
+        name = component[0]
+        return len(component) > 1 or (name, name) in self.edges
+
+
+def topology(graph: nir.NIRGraph, semantics: Semantics) -> Topology:
+    """Flatten `graph`, decide the delayed edges and sort it.
+
+    Raises:
+        InputRefused: dangling or duplicate edges, clashing names, ambiguous ports of a nested graph,
+            unknown delayed edges, or a cycle without delay.
+    """
+    nodes, edges = flatten(graph)
+    lines = {
+        name
+        for name, node in nodes.items()
+        if isinstance(node, nir.Delay) and (delay_steps(node, semantics.dt) >= 1).all()
+    }
+    instant = [edge for edge in edges if edge[1] not in lines]
+    delayed = (
+        _named_delays(edges, semantics) if semantics.delayed_edges is not None else _delays(nodes, instant)
+    )
+    order = _sorted(nodes, [edge for edge in instant if edge not in delayed])
+    rank = {name: i for i, name in enumerate(order)}
+    components = tuple(tuple(sorted(part, key=rank.__getitem__)) for part in _condensed(nodes, edges))
+    return Topology(nodes, tuple(edges), delayed, components)
+
+
+def flatten(graph: nir.NIRGraph) -> tuple[dict[str, Any], list[Edge]]:
+    """Leaf nodes by dotted name and sorted edges between them; nested graphs opened.
+
+    An edge to a nested graph ends at its only Input node, one from it starts at its only Output
+    node; with several, the edge must name the port (`sub.in_left`).
+
+    Raises:
+        InputRefused: see `topology`.
+    """
+    nodes: dict[str, Any] = {}
+    edges: list[Edge] = []
+    _open(graph, "", nodes, edges)
+    twice = sorted(edge for edge, count in collections.Counter(edges).items() if count > 1)
+    if twice:
+        raise InputRefused(
+            f"The edge {twice[0][0]} -> {twice[0][1]} occurs twice.",
+            "NIR does not say whether it counts once or twice.",
+            "Keep one, or scale the weight.",
+        )
+    fed = sorted(b for _, b in edges if b in graph.nodes and isinstance(graph.nodes[b], nir.Input))
+    if fed:
+        raise InputRefused(
+            f"Input '{fed[0]}' has an incoming edge.", "It is fed by the user.", "Remove the edge."
+        )
+    return dict(sorted(nodes.items())), sorted(edges)
+
+
+def _open(graph: nir.NIRGraph, prefix: str, nodes: dict[str, Any], edges: list[Edge]) -> None:
+    for name, node in sorted(graph.nodes.items()):
+        if isinstance(node, nir.NIRGraph):
+            _open(node, f"{prefix}{name}.", nodes, edges)
+        elif prefix + name in nodes:
+            raise InputRefused(
+                f"Two nodes are called '{prefix}{name}'.", "A nested and a flat name clash.", "Rename one."
+            )
+        else:
+            nodes[prefix + name] = node
+    edges += [
+        (prefix + _port(graph, str(a), nir.Output), prefix + _port(graph, str(b), nir.Input))
+        for a, b in graph.edges
+    ]
+
+
+def _port(graph: nir.NIRGraph, name: str, kind: type) -> str:
+    """The leaf at which an edge that names `name` starts (kind Output) or ends (kind Input)."""
+    node = graph.nodes.get(name)
+    if node is not None and not isinstance(node, nir.NIRGraph):
+        return name
+    if node is not None:
+        ports = sorted(k for k, n in node.nodes.items() if isinstance(n, kind))
+        if len(ports) == 1:
+            return f"{name}.{ports[0]}"
+        raise InputRefused(
+            f"An edge names the nested graph '{name}', which has {len(ports)} {kind.__name__} nodes.",
+            "NIR edges name nodes and not ports.",
+            f"Name the port in the edge, e.g. '{name}.{ports[0]}'."
+            if ports
+            else f"Add a nir.{kind.__name__}.",
+        )
+    for outer, inner in sorted(graph.nodes.items()):
+        if isinstance(inner, nir.NIRGraph) and name.startswith(f"{outer}."):
+            return f"{outer}.{_port(inner, name[len(outer) + 1 :], kind)}"
+    raise InputRefused(
+        f"An edge names the node '{name}', which does not exist.",
+        f"Nodes: {', '.join(sorted(graph.nodes))}.",
+        "Correct the edge.",
+    )
+
+
+def _named_delays(edges: Collection[Edge], semantics: Semantics) -> frozenset[Edge]:
+    named = frozenset(semantics.delayed_edges or ())
+    unknown = sorted(named - set(edges))
+    if unknown:
+        raise InputRefused(
+            f"Semantics delay the edge {unknown[0][0]} -> {unknown[0][1]}, which does not exist.",
+            "Delayed edges are named by the dotted names of the nodes they join.",
+            f"Edges: {', '.join(f'{a} -> {b}' for a, b in edges)}.",
+        )
+    return named
+
+
+def _delays(nodes: Mapping[str, Any], edges: list[Edge]) -> frozenset[Edge]:
+    """Rule 3: edges inside a component that leave neurons; then, in what is still cyclic, Thresholds."""
+    delayed: set[Edge] = set()
+    for kinds in (NEURONS, (nir.Threshold,)):
+        left = [edge for edge in edges if edge not in delayed]
+        label = _labels(nodes, left)
+        delayed |= {(a, b) for a, b in left if label[a] == label[b] and isinstance(nodes[a], kinds)}
+    return frozenset(delayed)
+
+
+def _labels(nodes: Mapping[str, Any], edges: Collection[Edge]) -> dict[str, int]:
+    """Name -> number of its strongly connected component."""
+    index = {name: i for i, name in enumerate(nodes)}
+    ends = np.array([(index[a], index[b]) for a, b in edges], dtype=np.int64).reshape(-1, 2)
+    matrix = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(nodes), len(nodes)))
+    _, labels = connected_components(matrix.tocsr(), directed=True, connection="strong")
+    return {name: int(labels[i]) for name, i in index.items()}
+
+
+def _condensed(nodes: Mapping[str, Any], edges: Collection[Edge]) -> list[list[str]]:
+    """Strongly connected components of the data flow, in topological order."""
+    label = _labels(nodes, edges)
+    members: dict[int, list[str]] = {}
+    for name in nodes:
+        members.setdefault(label[name], []).append(name)
+    heads = {number: min(names) for number, names in members.items()}
+    between = [(heads[label[a]], heads[label[b]]) for a, b in edges if label[a] != label[b]]
+    return [members[label[head]] for head in _sorted(heads.values(), between)]
+
+
+def _sorted(names: Iterable[str], edges: Iterable[Edge]) -> list[str]:
+    """Topological order; among the nodes that are ready, by name."""
+    sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter(dict.fromkeys(names, ()))
+    for a, b in edges:
+        sorter.add(b, a)
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        raise InputRefused(
+            f"The cycle {' -> '.join(error.args[1])} has no delay.",
+            "Every node in it would need its own result of the same step.",
+            "Name an edge of it in Semantics.delayed_edges, or add a nir.Delay of at least dt.",
+        ) from error
+    order: list[str] = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready())
+        order += ready
+        sorter.done(*ready)
+    return order
+
+
+def _adjacency(nodes: Mapping[str, Any], pairs: Iterable[Edge]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {name: [] for name in nodes}
+    for a, b in pairs:
+        found[a].append(b)
+    return {name: tuple(sorted(others)) for name, others in found.items()}
