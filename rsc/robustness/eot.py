@@ -93,6 +93,11 @@ class Eot:
         self._only_cross_entropy(loss)
         return -(torch.logsumexp(-values, 0) - torch.log(torch.tensor(float(len(values)))))
 
+    def mean_logits(self, x: Tensor, draws: Draws) -> Tensor:
+        """Logits [B, K] averaged over the draws, no gradient."""
+        with torch.no_grad():
+            return torch.stack([logits(self.model, x, noise) for noise in draws()]).mean(0)
+
     def gradient(
         self, x: Tensor, y: Tensor, draws: Draws, loss: Loss = cross_entropy
     ) -> tuple[Tensor, Tensor]:

@@ -66,6 +66,11 @@ class Query:
         self.runs += self.eot.effective_draws
         return self.eot.loss(z, self.y, self.draws, LOSSES[loss] if isinstance(loss, str) else loss)
 
+    def mean_logits(self, z: Tensor) -> Tensor:
+        """Logits [B, K] averaged over the noise."""
+        self.runs += self.eot.effective_draws
+        return self.eot.mean_logits(z, self.draws)
+
     def gradient(self, z: Tensor, loss: str | Loss = "ce") -> tuple[Tensor, Tensor]:
         """Mean loss [B] and its gradient [B, ...]."""
         self.runs += self.eot.effective_draws
