@@ -15,7 +15,7 @@ class LayerMeans(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sop: float
     sop_nz: float
     mac: float
-    events_in: float
+    events_in: float | None
     spikes_out: float
     updates: float
 
@@ -28,7 +28,8 @@ class LayerCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         shape: shape of the node's output, without time and batch.
         sources: emitters whose values arrive here (pooling, Flatten and Scale in between are folded).
         params, zero_weights: weights of the node, and how many of them are zero (biases excluded).
-        synapses, synapses_nz: in-bounds (input site, output site) pairs of one dense step; with non-zero weight.
+        synapses, synapses_nz: in-bounds (input site, output site) pairs of one dense step; those of
+            non-zero weight.
         dense: synapses * T * n, what a machine that skips nothing would do.
         neurons: number of neurons (0 for a weighted node).
         events_in: delivered binary events, or non-zero graded inputs; None if not observable.
@@ -41,8 +42,8 @@ class LayerCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         updates: neuron updates, neurons * T * n.
         updates_active: updates with at least one delivered non-zero synapse; None if rasters are missing.
         undelivered: events emitted too late to reach a synapse within T (delayed edges).
-        delivered_exact: False if an edge is delayed and the raster that tells the undelivered events is missing;
-            then all emitted events were counted, an upper bound.
+        delivered_exact: False if an edge is delayed and the raster that tells the undelivered events is
+            missing; then all emitted events were counted, an upper bound.
         rate: spikes_out / (neurons * T * n), None for nodes that do not spike.
         spikes_per_synapse: sop per pass / synapses, None without binary input.
     """
@@ -103,8 +104,7 @@ class Energy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EnergyClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One class of the breakdown: synapses, mac, neurons, spikes, hops, weights, accumulators, states, queue,
-    encoder."""
+    """One class of the breakdown, see `rsc.energy.terms.CLASSES`."""
 
     name: str
     energy: Energy
@@ -160,7 +160,8 @@ class PricedProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Fields:
         profile, title, source, doi, process_nm, voltage_v: which costs, from where.
-        evidence: kinds of evidence behind the costs used (measured, fitted, simulated, derived, vendor, assumed).
+        evidence: kinds of evidence behind the costs used (measured, fitted, simulated, derived, vendor,
+            assumed).
         scope: what the synapse cost contains ("op", "op+mem", "all-in").
         priced_count: "sop", "sop_nz" or "dense", the count that the hardware pays for.
         energy: total per pass without static power.
@@ -195,8 +196,9 @@ class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """SNN energy over ANN energy; above 1 the spiking network needs more.
 
     Fields:
-        name: "ops", "ops+neurons", "memory" or "memory+encoder"; each includes the ones before it.
-        nominal: at nominal costs; with memory the middle has no meaning and it is None.
+        name: "ops" (synapses and MACs), "ops+neurons", "memory" (also weights, accumulators and states) or
+            "all" (also spike queues, resets, hops and the encoder); each includes the ones before it.
+        nominal: at nominal costs; None where only the two ends of the memory model have a meaning.
         model_low, model_high: nominal costs, extremes of the memory model
             (accumulator in a register against an ANN without weight reuse; scattered against full reuse).
         low, high: extremes over the corners of the cost box as well.
