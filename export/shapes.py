@@ -1,0 +1,186 @@
+"""Shapes of all nodes of a NIR graph, from its inputs on; a mismatch names the edge.
+
+NIR 1.0.8 infers shapes too, but counts only one kernel side, refuses grouped convolutions and
+needs time exponential in the nesting of graphs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from typing import Any
+
+import nir
+import numpy as np
+
+from rsc.errors import MalformedFile
+
+Shape = tuple[int, ...]
+MAX_ELEMENTS = 1 << 31
+
+
+def infer_shapes(graph: nir.NIRGraph) -> None:
+    """Complete a graph in place: types of every node, Inputs before roots, Outputs behind leaves.
+
+    Args:
+        graph: nodes checked one by one, edges between existing nodes; built without type check.
+
+    Raises:
+        MalformedFile: two shapes do not fit, or a shape cannot be known.
+    """
+    for node in graph.nodes.values():
+        if isinstance(node, nir.NIRGraph):
+            infer_shapes(node)
+    _add_inputs(graph)
+    after = defaultdict(list)
+    for a, b in graph.edges:
+        after[a].append(b)
+    known = {n: node for n, node in graph.nodes.items() if output_shape(node) is not None}
+    queue = deque(known)
+    while queue:
+        source = queue.popleft()
+        for name in after[source]:
+            if name in known:
+                continue
+            _set_types(name, graph.nodes[name], _must(output_shape(graph.nodes[source])))
+            known[name] = graph.nodes[name]
+            queue.append(name)
+    unknown = sorted(set(graph.nodes) - set(known))
+    if unknown:
+        raise MalformedFile(
+            f"The shape of node '{unknown[0]}' cannot be known.",
+            "No path from an Input leads to it.",
+            "Connect it or remove it.",
+        )
+    _add_outputs(graph, after)
+    for a, b in graph.edges:
+        out, into = output_shape(graph.nodes[a]), input_shape(graph.nodes[b])
+        if out != into:
+            raise MalformedFile(
+                f"The edge {a} -> {b} does not fit.", f"{out} meets {into}.", "Export it again."
+            )
+    graph._update_input_output_types()
+
+
+def output_shape(node: Any) -> Shape | None:
+    """Shape of what a node gives, None if it is not known yet or the node has several outputs."""
+    return _single(node.output_type)
+
+
+def input_shape(node: Any) -> Shape | None:
+    """Shape of what a node takes, None if it is not known yet or the node has several inputs."""
+    return _single(node.input_type)
+
+
+def _single(types: dict[str, Any] | None) -> Shape | None:
+    if types is None or len(types) != 1:
+        return None
+    value = next(iter(types.values()))
+    return None if value is None else tuple(int(v) for v in np.atleast_1d(value))
+
+
+def _must(shape: Shape | None) -> Shape:
+    if shape is None:
+        raise MalformedFile("A node has no shape.", "It is used before it is known.", "Export it again.")
+    return shape
+
+
+def _add_inputs(graph: nir.NIRGraph) -> None:
+    """Put an Input before every root of known shape, as NIR does."""
+    targets = {b for _, b in graph.edges}
+    for name in sorted(set(graph.nodes) - targets):
+        node = graph.nodes[name]
+        shape = input_shape(node)
+        if not isinstance(node, nir.Input) and shape is not None:
+            new = _free_name(graph, f"input_{name}")
+            graph.nodes[new] = nir.Input({"input": np.array(shape)})
+            graph.edges.append((new, name))
+
+
+def _add_outputs(graph: nir.NIRGraph, after: dict[str, list[str]]) -> None:
+    """Put an Output behind every leaf, as NIR does."""
+    for name in sorted(graph.nodes):
+        node = graph.nodes[name]
+        if not after[name] and not isinstance(node, nir.Output):
+            new = _free_name(graph, f"output_{name}")
+            graph.nodes[new] = nir.Output({"output": np.array(_must(output_shape(node)))})
+            graph.edges.append((name, new))
+
+
+def _free_name(graph: nir.NIRGraph, name: str) -> str:
+    names = [name, *(f"{name}_{i}" for i in range(len(graph.nodes) + 1))]
+    return next(n for n in names if n not in graph.nodes)
+
+
+def _set_types(name: str, node: Any, shape: Shape) -> None:
+    """Types of a node without a shape of its own (Conv, pooling, Flatten), fed with `shape`."""
+    if isinstance(node, nir.Flatten):
+        out = flatten_output(name, shape, int(node.start_dim), int(node.end_dim))
+    elif isinstance(node, nir.Conv1d | nir.Conv2d):
+        out = conv_output(name, node, shape)
+        if isinstance(node, nir.Conv1d):
+            node.input_shape = shape[1]
+        else:
+            node.input_shape = (shape[1], shape[2])
+    elif isinstance(node, nir.SumPool2d | nir.AvgPool2d):
+        out = (shape[0], *_windows(name, shape[1:], node.kernel_size, node.stride, node.padding, (1, 1)))
+    else:
+        raise MalformedFile(
+            f"Node '{name}' has no shape.", f"It is a {type(node).__name__}.", "Export it again."
+        )
+    node.input_type = {"input": np.array(shape)}
+    node.output_type = {"output": np.array(out)}
+
+
+def conv_output(name: str, node: Any, shape: Shape) -> Shape:
+    """[C_out, ...] of a convolution fed with [C_in, ...].
+
+    Raises:
+        MalformedFile: wrong channels, wrong number of axes, or nothing is left.
+    """
+    weight = node.weight
+    if len(shape) != weight.ndim - 1 or shape[0] != weight.shape[1] * int(node.groups):
+        expected = f"[{weight.shape[1] * int(node.groups)}{', N' * (weight.ndim - 2)}]"
+        raise MalformedFile(
+            f"Convolution '{name}' is fed with {list(shape)}.", f"It takes {expected}.", "Correct it."
+        )
+    kernel = weight.shape[2:]
+    out = _windows(name, shape[1:], kernel, node.stride, node.padding, node.dilation)
+    return (weight.shape[0], *out)
+
+
+def _windows(name: str, size: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> Shape:
+    """Number of windows along each axis: floor((n + 2 p - d (k - 1) - 1) / s) + 1."""
+    axes = len(size)
+    if isinstance(padding, str):
+        padding = None if padding == "same" else 0
+    if padding is None:
+        return tuple(size)
+    k, s, p, d = (
+        np.broadcast_to(np.asarray(v), (axes,)).tolist() for v in (kernel, stride, padding, dilation)
+    )
+    out = tuple((n + 2 * p[i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i, n in enumerate(size))
+    if min(out) < 1 or math.prod(out) > MAX_ELEMENTS:
+        raise MalformedFile(
+            f"Node '{name}' gives {list(out)} from {list(size)}.",
+            "Its windows do not fit.",
+            "Use a smaller kernel or a larger input.",
+        )
+    return out
+
+
+def flatten_output(name: str, shape: Shape, start: int, end: int) -> Shape:
+    """Shape after joining axes start..end (inclusive, without batch; negative from the back).
+
+    Raises:
+        MalformedFile: there are no such axes.
+    """
+    first, last = (d + len(shape) if d < 0 else d for d in (start, end))
+    if not 0 <= first <= last < len(shape):
+        raise MalformedFile(
+            f"Flatten '{name}' joins axes {start} to {end}.",
+            f"Its input has shape {list(shape)} (without batch).",
+            "Use start_dim 0 to flatten everything.",
+        )
+    return (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :])
