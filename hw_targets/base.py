@@ -206,7 +206,7 @@ def _checked(value: np.ndarray, shape: tuple[int, ...], lead: int, what: str) ->
             f"The program takes {shape} after {lead} leading {'axis' if lead == 1 else 'axes'}.",
             "Reshape them or use the program made for them.",
         )
-    array = np.ascontiguousarray(array, np.float32)
+    array = np.require(array, np.float32, ["C", "W"])
     if not np.isfinite(array).all():
         raise InputRefused(f"The {what} are not finite.", "NaN or infinity found.", "Clean the input.")
     return array

@@ -45,7 +45,7 @@ def encode(spec: EncoderSpec, x: np.ndarray, keys: Keys) -> np.ndarray:
     count = ENCODERS[spec.kind](spec)
     noise = keyed_normal(keys, count, x.shape[1:]) if count else None
     frames = apply_stages(spec, x[None], noise)
-    return np.ascontiguousarray(np.broadcast_to(frames, (spec.steps, *x.shape)), dtype=np.float32)
+    return np.require(np.broadcast_to(frames, (spec.steps, *x.shape)), np.float32, ["C", "W"])
 
 
 def draw_noise(spec: EncoderSpec, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
@@ -59,6 +59,6 @@ def draw_noise(spec: EncoderSpec, like: torch.Tensor, generator: torch.Generator
 
 
 def encode_torch(spec: EncoderSpec, x: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-    """Frames [T, B, ...] of images `x` [B, ...], differentiable in `x`; noise from `draw_noise` or recorded."""
+    """Frames [T, B, ...] of images `x` [B, ...], differentiable in `x`; noise drawn or recorded."""
     frames = apply_stages(spec, x[None], noise)
     return frames.expand(spec.steps, *x.shape)

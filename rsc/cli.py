@@ -1,0 +1,393 @@
+"""The command line: one function per verb. Results go to stdout, progress and errors to stderr.
+
+Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 target unavailable, 4 input refused, 5 fault,
+130/143 interrupted. Everything heavy is imported inside the verbs, so help needs no torch.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from rsc.console import complain, emit, progress, show
+from rsc.errors import GateFailed, InputRefused, Interrupted, RscError, UsageError
+
+Program = Annotated[Positional[Path], arg(metavar="PROGRAM", help="bundle folder or .nir file")]
+BundleArg = Annotated[Positional[Path], arg(metavar="BUNDLE", help="bundle folder made by `rsc train`")]
+Targets = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TARGET", help="target, may be repeated")]
+Texts = UseAppendAction[tuple[str, ...]]
+
+
+def demo(out: Path = Path("runs/demo"), seed: int = 0, json: bool = False) -> None:
+    """Train, deploy on every target, price and attack one real network; write a report.
+
+    Args:
+        out: folder of the report and the bundle.
+        seed: of training, noise and attacks.
+        json: print the report as JSON.
+    """
+    from rsc.demo import run_demo
+    from rsc.report import terminal_tables
+
+    with progress() as listener:
+        report = run_demo(out, seed, listener)
+    if json:
+        emit(report)
+        return
+    show(*terminal_tables(report), *(f"• {sentence}" for sentence in report.conclusions))
+    show(f"\nReport: {out / 'report.html'} (also .md and .json), bundle: {out / 'bundle'}")
+
+
+def train(config: Annotated[Positional[Path], arg(metavar="CONFIG")], out: Path, json: bool = False) -> None:
+    """Train a network from a TOML file and write a bundle.
+
+    Args:
+        config: see examples/configs/.
+        out: bundle folder to write.
+        json: print the measured figures as JSON.
+    """
+    from rsc import pipeline
+    from rsc.training import read_config
+
+    settings = read_config(config)
+    with progress() as listener:
+        listener.stage(f"training {config.stem}")
+        packed = pipeline.train(
+            settings, config.stem, on_epoch=lambda stats: listener.advance(stats.epoch, stats.epochs)
+        )
+        bundle = pipeline.to_bundle(packed, settings, config.stem)
+        bundle.save(out)
+    if json:
+        emit(bundle.metrics)
+    else:
+        clean = packed.clean.per_run
+        show(
+            f"{config.stem}: clean accuracy {clean.value:.3f} "
+            f"[{clean.interval.low:.3f}, {clean.interval.high:.3f}] per run on {clean.n} images. Bundle: {out}"
+        )
+
+
+def export(
+    bundle: Program, to: Literal["nir", "loihi"] = "nir", out: Path | None = None, dt: float | None = None
+) -> None:
+    """Write the program of a bundle in another form.
+
+    Args:
+        to: "nir", readable by every NIR tool; "loihi", integer layers as .npz.
+        out: file to write; PROGRAM.nir or PROGRAM.loihi.npz in the current folder by default.
+        dt: seconds per step, for .nir files that do not say.
+    """
+    from rsc.export.loihi import lower
+    from rsc.export.writer import write_program
+    from rsc.files import write_atomic
+
+    program = _program(bundle, dt)
+    path = out or Path(bundle.resolve().stem + {"nir": ".nir", "loihi": ".loihi.npz"}[to])
+    if to == "nir":
+        write_program(program, path)
+    else:
+        write_atomic(path, lower(program, "integer").to_bytes())
+    show(f"{path}: program {program.digest[:12]}")
+
+
+def run(
+    program: Program,
+    on: str = "reference",
+    n: int | None = None,
+    seed: int = 0,
+    input: Path | None = None,
+    data: str | None = None,
+    data_root: Path | None = None,
+    dt: float | None = None,
+    probe: Texts = (),
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Run a program on a target.
+
+    Args:
+        on: target spec, see `rsc targets`.
+        n: first n images only.
+        seed: of the encoder's noise.
+        input: frames [T, B, ...] as .npy instead of a data set.
+        data: data set; the one the bundle was trained on by default.
+        data_root: folder of data sets that are not embedded.
+        dt: seconds per step, for .nir files that do not say.
+        probe: node whose spikes and states are kept in --out; may be repeated.
+        out: .npz to write: output, counts, spikes/NODE, v/NODE.
+        json: print the result as JSON.
+    """
+    from rsc.commands import run_program, save_result
+
+    loaded = _program(program, dt)
+    material = _material(program, loaded, input, data, data_root, n)
+    result, row = run_program(loaded, on, material, seed, probe)
+    if out is not None:
+        save_result(result, loaded, out)
+    emit(row) if json else show(_run_line(row))
+
+
+def parity(
+    program: Program,
+    on: Targets,
+    n: int | None = 64,
+    seed: int = 0,
+    input: Path | None = None,
+    data: str | None = None,
+    data_root: Path | None = None,
+    dt: float | None = None,
+    max_mismatch: float = 0.0,
+    json: bool = False,
+) -> None:
+    """Compare targets spike by spike and state by state; exit 1 where they differ.
+
+    Args:
+        on: two targets or more; each is compared with the first.
+        n: first n images only.
+        input: frames [T, B, ...] as .npy instead of a data set.
+        max_mismatch: share of differing spikes that passes the gate; 0 asks for exactness.
+        json: print the comparison as JSON.
+    """
+    from rsc.commands import parity_rows
+    from rsc.parity import spike_mismatch
+    from rsc.report import parity_tables
+
+    loaded = _program(program, dt)
+    material = _material(program, loaded, input, data, data_root, n)
+    with progress() as listener:
+        rows = parity_rows(loaded, on, material, seed, program.resolve().stem, listener)
+    exact = all(row.exact for row in rows)
+    if json:
+        emit({"exact": exact, "pairs": rows})
+    else:
+        show(*parity_tables(rows))
+    worst = max(spike_mismatch(row) for row in rows)
+    if not (exact or 0 < max_mismatch >= worst):
+        raise GateFailed(
+            "The targets differ.",
+            f"{worst:.3%} of the spikes at worst; allowed {max_mismatch:.3%}.",
+            "See the first difference per node, or allow it with --max-mismatch.",
+        )
+
+
+def energy(
+    program: Program,
+    on: str = "torch",
+    profile: Texts = ("h45-int8", "loihi1-davies2018"),
+    n: int | None = 100,
+    seed: int = 0,
+    input: Path | None = None,
+    data: str | None = None,
+    data_root: Path | None = None,
+    dt: float | None = None,
+    json: bool = False,
+) -> None:
+    """Count every synaptic operation of a run and price it.
+
+    Args:
+        on: target that produces the spikes.
+        profile: cost profile (name or TOML path); may be repeated.
+        n: first n images only.
+        json: print the report as JSON.
+    """
+    from rsc.commands import energy_of
+    from rsc.report import energy_tables
+
+    loaded = _program(program, dt)
+    report = energy_of(loaded, on, profile, _material(program, loaded, input, data, data_root, n), seed)
+    emit(report) if json else show(*energy_tables(report))
+
+
+def attack(
+    program: Program,
+    on: Targets = ("torch",),
+    eps: str = "0,2/255,4/255,8/255",
+    norm: Literal["linf", "l2", "l1"] = "linf",
+    steps: int = 20,
+    eot: int = 4,
+    draws: int = 16,
+    n: int = 100,
+    seed: int = 0,
+    data: str | None = None,
+    data_root: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Attack with FGSM and EOT-PGD; score on fresh noise on every target.
+
+    Args:
+        on: targets the adversarial images are replayed on; they are made on the torch twin.
+        eps: radii, comma separated, e.g. 0,2/255,8/255 (pixel units).
+        steps: of PGD.
+        eot: noise draws per gradient.
+        draws: noise draws per image when scoring.
+        n: first n images.
+    """
+    from rsc.commands import attack_on
+    from rsc.evaluation import AttackPlan
+    from rsc.report import robustness_tables
+
+    loaded = _program(program, None)
+    plan = AttackPlan(tuple(part.strip() for part in eps.split(",")), norm, steps, eot, 1, draws, seed)
+    material = _material(program, loaded, None, data, data_root, n)
+    with progress() as listener:
+        reports = attack_on(loaded, on, material, plan, program.resolve().stem, listener)
+    emit({"robustness": reports}) if json else show(*robustness_tables(reports))
+
+
+def certify(
+    program: Program,
+    on: str = "torch",
+    n: int = 100,
+    draws: int = 1000,
+    alpha: float = 0.001,
+    radii: str = "0,0.05,0.1,0.15,0.2,0.25,0.3",
+    seed: int = 0,
+    data: str | None = None,
+    data_root: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Certify L2 radii of the voted classifier by randomized smoothing.
+
+    Args:
+        on: target whose predictions are certified.
+        n: first n images.
+        draws: noise draws per image for the estimate.
+        alpha: allowed probability of a false certificate, per image.
+        radii: L2 radii to report, comma separated, in pixel units.
+    """
+    from rsc.commands import certify_on
+    from rsc.report import certificate_tables
+
+    loaded = _program(program, None)
+    material = _material(program, loaded, None, data, data_root, n)
+    with progress() as listener:
+        report = certify_on(loaded, on, material, draws, alpha, _numbers(radii, "--radii"), seed, listener)
+    emit(report) if json else show(*certificate_tables(report))
+
+
+def report(folder: Annotated[Positional[Path], arg(metavar="DIR")], json: bool = False) -> None:
+    """Render report.json of a run folder again as HTML and Markdown."""
+    from rsc.report import read_report, terminal_tables, write_report
+
+    value = read_report(folder)
+    write_report(value, folder if folder.is_dir() else folder.parent)
+    emit(value) if json else show(*terminal_tables(value))
+
+
+def targets(json: bool = False) -> None:
+    """List the targets: what can run here, and how to get the rest."""
+    from rsc.commands import target_list
+    from rsc.report import target_tables
+
+    rows = target_list()
+    emit(rows) if json else show(*target_tables(rows))
+
+
+def lava(action: Positional[Literal["install", "status", "remove"]], json: bool = False) -> None:
+    """Install, inspect or remove the environment that the lava target runs in."""
+    from rsc.hw_targets import lava_env
+
+    with progress() as listener:
+        if action == "install":
+            listener.stage("installing the Lava environment")
+            status = lava_env.install()
+        elif action == "remove":
+            lava_env.remove()
+            status = lava_env.status()
+        else:
+            status = lava_env.status()
+    emit(status) if json else show(lava_env.describe(status))
+
+
+VERBS = {
+    "demo": demo,
+    "train": train,
+    "export": export,
+    "run": run,
+    "parity": parity,
+    "energy": energy,
+    "attack": attack,
+    "certify": certify,
+    "report": report,
+    "targets": targets,
+    "lava": lava,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `rsc`; always ends in SystemExit with a documented code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            VERBS,
+            prog="rsc",
+            description="Train, export, deploy, measure and attack spiking networks.",
+            args=arguments,
+            use_underscores=False,
+        )
+    except RscError as error:
+        complain(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        complain(Interrupted("Interrupted.", "Nothing was left half written.", "Run it again when you like."))
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _terminated(signum: int, frame: Any) -> None:
+    error = Interrupted("Terminated.", "The process was asked to stop; nothing was left half written.")
+    error.exit_code = 143
+    raise error
+
+
+def _program(path: Path, dt: float | None) -> Any:
+    from rsc.bundle import load_program
+    from rsc.program import Semantics
+
+    return load_program(path, semantics=Semantics(dt=dt) if dt is not None else None)
+
+
+def _material(
+    path: Path, program: Any, frames: Path | None, data: str | None, root: Path | None, n: int | None
+) -> Any:
+    from rsc.commands import Material
+
+    if frames is not None:
+        if data is not None:
+            raise UsageError("--input and --data were both given.", "One of them feeds the run.", "Drop one.")
+        return Material.from_file(frames, n)
+    return Material.from_data(data or _trained_on(path), root, n)
+
+
+def _trained_on(path: Path) -> str:
+    """Name of the data set in a bundle's training configuration."""
+    from rsc.bundle import Bundle
+
+    name = Bundle.load(path).config.get("dataset") if path.is_dir() else None
+    if name is None:
+        raise InputRefused(
+            f"Nothing says what to feed '{path}'.", "It names no data set.", "Give --input frames.npy or --data."
+        )
+    return str(name)
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} is '{text}'.", str(error), "Give numbers separated by commas.") from error
+
+
+def _run_line(row: Any) -> str:
+    accuracy = f", accuracy {row.accuracy.value:.3f}" if row.accuracy else ""
+    speed = f"{row.wall_s:.2f} s, {row.ms_per_image:.2f} ms per image" if row.wall_s is not None else ""
+    return f"{row.spec} ({row.arithmetic}, {row.version}): {row.n} images{accuracy}, {speed}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""What the verbs of the command line do, as plain functions that return values and print nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsc.data import Dataset, load
+from rsc.energy import energy_report
+from rsc.energy.results import EnergyReport
+from rsc.errors import InputRefused, MalformedFile, UsageError
+from rsc.evaluation import AttackPlan, Deployed, evaluate
+from rsc.files import write_atomic
+from rsc.hw_targets import TARGETS, DeployedModel, deploy, get_target
+from rsc.parity import compare
+from rsc.parity_results import ParityRow
+from rsc.program import Program
+from rsc.progress import Progress, Silent
+from rsc.report.value import TargetRow
+from rsc.results import Keys, Probe, RunResult
+from rsc.robustness.certify import certify
+from rsc.robustness.model import ModuleModel, from_module
+from rsc.robustness.results import Accuracy, CertifyReport, RobustnessReport
+from rsc.robustness.statistics import wilson
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Material:
+    """What a run is fed: labelled images, or ready-made frames [T, B, ...]."""
+
+    data: Dataset | None = None
+    frames: np.ndarray | None = None
+
+    @classmethod
+    def from_file(cls, path: Path, n: int | None = None) -> Material:
+        """Frames [T, B, ...] of an .npy file.
+
+        Raises:
+            MalformedFile: no such file, or not a plain array.
+        """
+        try:
+            frames = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise MalformedFile(f"Frames '{path}' cannot be read.", str(error), "Save them with np.save.") from error
+        if not isinstance(frames, np.ndarray) or frames.ndim < 2:
+            raise MalformedFile(f"'{path}' holds no frames.", "An array [T, B, ...] is needed.", "Save one.")
+        return cls(frames=frames[:, :n])
+
+    @classmethod
+    def from_data(cls, name: str, root: Path | None, n: int | None = None) -> Material:
+        """The held-out split of a data set."""
+        return cls(data=load(name, "test", root).head(n))
+
+    def images(self) -> Dataset:
+        """The images.
+
+        Raises:
+            UsageError: there are only frames.
+        """
+        if self.data is None:
+            raise UsageError("This needs labelled images.", "Only frames were given.", "Use --data.")
+        return self.data
+
+    def run(self, model: DeployedModel, seed: int, probe: Probe | None = None) -> RunResult:
+        """Run a deployed model on it."""
+        if self.frames is not None:
+            return model.run_frames(self.frames, probe)
+        data = self.images()
+        if model.program.encoder is None:
+            raise InputRefused(
+                "This program has no encoder.", "It cannot take images.", "Give ready-made frames with --input."
+            )
+        return model.run(data.images, Keys(seed, data.ids), probe)
+
+
+def run_program(
+    program: Program, on: str, material: Material, seed: int, probe: Sequence[str] = ()
+) -> tuple[RunResult, TargetRow]:
+    """Run once; the result and its line for reports."""
+    with deploy(program, on) as model:
+        result = material.run(model, seed, Probe.everything(tuple(probe)))
+    return result, target_row(on, result, material, seed)
+
+
+def target_row(spec: str, result: RunResult, material: Material, seed: int, model: str = "") -> TargetRow:
+    """One run as a line of a report."""
+    n = len(result.logits)
+    accuracy = None
+    if material.data is not None:
+        hits = int((result.predictions == material.data.targets).sum())
+        accuracy = Accuracy(hits / n, n, wilson(hits, n), "per_run", 1)
+    return TargetRow(
+        spec=spec,
+        available=True,
+        version=result.stats.version,
+        arithmetic=result.stats.arithmetic,
+        n=n,
+        accuracy=accuracy,
+        wall_s=result.stats.wall_s,
+        ms_per_image=1000 * result.stats.wall_s / n,
+        model=model,
+        seed=seed if material.frames is None else None,
+        saturated=result.stats.saturated,
+    )
+
+
+def save_result(result: RunResult, program: Program, path: Path) -> None:
+    """Write output, logits, counts, spikes/NODE and state arrays such as v/NODE as .npz, atomically."""
+    outputs = list(result.outputs.items())
+    arrays: dict[str, Any] = {"logits": result.logits}
+    arrays |= {"output": outputs[0][1]} if len(outputs) == 1 else {f"output/{k}": v for k, v in outputs}
+    arrays |= {f"counts/{k}": v for k, v in result.spikes.counts.items()}
+    arrays |= {f"spikes/{k}": v for k, v in result.spikes.rasters.items()}
+    for key, value in result.spikes.states.items():
+        node, _, state = key.rpartition(".")
+        arrays[f"{state}/{node}"] = value
+    arrays["program_digest"] = np.array(program.digest)
+
+    def save(target: Path) -> None:
+        with target.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    write_atomic(path, save)
+
+
+def parity_rows(
+    program: Program,
+    on: Sequence[str],
+    material: Material,
+    seed: int,
+    name: str = "",
+    listener: Progress | None = None,
+) -> list[ParityRow]:
+    """Compare every later target with the first on the same frames.
+
+    Raises:
+        UsageError: fewer than two targets.
+        TargetUnavailable: one of them cannot run here.
+    """
+    listener = listener or Silent()
+    if len(on) < 2:
+        raise UsageError(f"Parity was asked for {len(on)} targets.", "Two are needed.", "Repeat --on.")
+    models = []
+    try:
+        for spec in on:
+            models.append((spec, deploy(program, spec)))
+        listener.stage(f"comparing {', '.join(on)}")
+        if material.frames is not None:
+            return compare(
+                program, models, frames=material.frames, name=name, on_progress=listener.advance
+            )
+        data = material.images()
+        keys = Keys(seed, data.ids)
+        return compare(program, models, x=data.images, keys=keys, name=name, on_progress=listener.advance)
+    finally:
+        for _, model in models:
+            model.close()
+
+
+def energy_of(
+    program: Program, on: str, profiles: Sequence[str], material: Material, seed: int
+) -> EnergyReport:
+    """Count and price one run."""
+    with deploy(program, on) as model:
+        result = material.run(model, seed)
+    steps = next(iter(result.outputs.values())).shape[0]
+    return energy_report(program, result.spikes, steps, profiles=list(profiles), target=on)
+
+
+def twin(program: Program, name: str) -> ModuleModel:
+    """The differentiable torch form of a program, for white-box attacks.
+
+    Raises:
+        UsageError: the program names no encoder or no bounds.
+    """
+    if program.encoder is None or program.bounds is None:
+        raise UsageError(
+            "This program cannot be attacked.", "It names no encoder or no bounds.", "Export it with both."
+        )
+    module = deploy(program, "torch").module  # type: ignore[attr-defined]
+    return from_module(module, program.encoder, program.bounds, program.semantics.readout, name)
+
+
+def attack_on(
+    program: Program,
+    on: Sequence[str],
+    material: Material,
+    plan: AttackPlan,
+    name: str = "model",
+    listener: Progress | None = None,
+) -> tuple[RobustnessReport, ...]:
+    """Attack the torch twin and replay on the other targets."""
+    listener = listener or Silent()
+    data = material.images()
+    model = twin(program, name)
+    others = [spec for spec in on if spec != "torch"]
+    deployed = [Deployed(spec, deploy(program, spec)) for spec in others]
+    listener.stage(
+        f"attacking {len(data)} images with FGSM and PGD-{plan.steps} (EOT {plan.eot}) at "
+        f"{len(plan.strengths())} radii: about {len(data) * plan.steps * plan.eot * len(plan.strengths()):,} runs"
+    )
+    try:
+        reports = evaluate(model, data.images, data.targets, plan, deployed, listener.advance)
+    finally:
+        for entry in deployed:
+            entry.model.close()
+    return reports if "torch" in on or not on else reports[1:]
+
+
+def certify_on(
+    program: Program,
+    on: str,
+    material: Material,
+    draws: int,
+    alpha: float,
+    radii: Sequence[float],
+    seed: int,
+    listener: Progress | None = None,
+) -> CertifyReport:
+    """Certify the voted classifier of one target."""
+    listener = listener or Silent()
+    data = material.images()
+    listener.stage(f"certifying {len(data)} images on {on}: {len(data) * draws:,} runs")
+    with deploy(program, on) as model:
+        return certify(
+            model,
+            data.images,
+            data.targets,
+            n=draws,
+            alpha=alpha,
+            radii=tuple(radii),
+            seed=seed,
+            samples=data.ids,
+            on_progress=listener.advance,
+        )
+
+
+def target_list() -> list[TargetRow]:
+    """Every target, and why it cannot run here if it cannot."""
+    rows = []
+    for spec in TARGETS:
+        missing = get_target(spec).available()
+        rows.append(
+            TargetRow(spec, missing is None)
+            if missing is None
+            else TargetRow(spec, False, reason=missing.reason, fix=missing.fix)
+        )
+    return rows

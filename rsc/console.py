@@ -1,0 +1,78 @@
+"""How the command line shows things: tables and results on stdout, progress and errors on stderr.
+
+On a terminal progress is a bar with the remaining time; in a log it is one line per stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rsc.errors import RscError
+
+
+def emit(value: Any) -> None:
+    """A result as JSON on stdout, the same value that a report holds."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def show(*renderables: Any) -> None:
+    """Tables and text on stdout."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for item in renderables:
+        console.print(item)
+
+
+def complain(error: RscError) -> None:
+    """An error on stderr: what, why, what to do."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(Text("error: ", style="bold red") + Text(error.what))
+    for part in (error.why, error.fix):
+        if part:
+            console.print(Text(f"  {part}"))
+
+
+class _Bar:
+    def __init__(self, bars: Any) -> None:
+        self.bars, self.task = bars, None
+
+    def stage(self, what: str) -> None:
+        if self.task is not None:
+            self.bars.update(self.task, completed=self.bars.tasks[self.task].total or 1)
+        self.task = self.bars.add_task(what, total=None)
+
+    def advance(self, done: int, total: int) -> None:
+        if self.task is not None:
+            self.bars.update(self.task, completed=done, total=total)
+
+
+class _Log:
+    def stage(self, what: str) -> None:
+        sys.stderr.write(f"{what}\n")
+        sys.stderr.flush()
+
+    def advance(self, done: int, total: int) -> None:
+        """A log stays quiet between stages."""
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Any]:
+    """A listener for long work: bars on a terminal, one line per stage elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Log()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield _Bar(bars)
