@@ -78,7 +78,9 @@ class Counts:
         nodes: in name order; nodes that do nothing countable are left out.
         encoder: operations of the encoder per pass.
         input_events: int64 [B], events of binary Inputs.
-        hidden_activations, input_sites, output_sites: words an ANN of the same topology moves.
+        binary_input: whether the Inputs emit events.
+        activations: (sites, accesses) of every layer of values that an ANN of the same topology moves: inputs
+            are read, hidden ones written and read, outputs written.
     """
 
     program: Program
@@ -89,9 +91,7 @@ class Counts:
     encoder: EncoderCounts
     input_events: np.ndarray
     binary_input: bool
-    hidden_activations: int
-    input_sites: int
-    output_sites: int
+    activations: tuple[tuple[int, int], ...]
 
     def __getitem__(self, node: str) -> NodeCounts:
         for found in self.nodes:
@@ -144,9 +144,7 @@ def count(
         encoder=encoder_counts(None if input_events else program.encoder, program.input_shape),
         input_events=_input_events(activity),
         binary_input=bool(input_events),
-        hidden_activations=_hidden(net),
-        input_sites=sum(int(np.prod(net.shapes[n])) for n in net.inputs),
-        output_sites=sum(int(np.prod(net.shapes[n])) for n in program.outputs),
+        activations=_activations(net, program),
     )
 
 
@@ -155,15 +153,12 @@ def _latched(program: Program) -> bool:
     return program.encoder is not None and program.encoder.kind in ("direct", "rsc1")
 
 
-def _hidden(net: Net) -> int:
-    """Sites of the neurons that feed more than an Output."""
-    inner = {
-        a
-        for b, before in net.predecessors.items()
-        if not isinstance(net.nodes[b], nir.Output)
-        for a in before
-    }
-    return sum(int(np.prod(net.shapes[n])) for n in inner if isinstance(net.nodes[n], NEURONS))
+def _activations(net: Net, program: Program) -> tuple[tuple[int, int], ...]:
+    """Inputs, neurons that feed more than an Output, and outputs."""
+    feeding = {a for b, before in net.predecessors.items() if b not in program.outputs for a in before}
+    hidden = [n for n in sorted(feeding) if isinstance(net.nodes[n], NEURONS)]
+    accesses = [*((n, 1) for n in net.inputs), *((n, 2) for n in hidden), *((n, 1) for n in program.outputs)]
+    return tuple((int(np.prod(net.shapes[n])), times) for n, times in accesses)
 
 
 def _input_events(activity: Activity) -> np.ndarray:
