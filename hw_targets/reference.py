@@ -198,8 +198,6 @@ class ReferenceModel(DeployedModel):
             spikes=SpikeRecord(
                 counts={k: r.sum(0, dtype=np.int64) for k, r in rasters.items()} if probe.counts else {},
                 rasters={k: r for k, r in rasters.items() if k in probe.spikes},
-                states={
-                    key: np.stack([values[key] for values in states]) for key in (states[0] if states else {})
-                },
+                states={key: np.stack([values[key] for values in states]) for key in keys},
             ),
         )

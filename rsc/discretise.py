@@ -9,8 +9,8 @@ The membrane uses the new synaptic current i', held over the step. All states st
 | node | equation (nir 1.0.8) | Euler | exponential |
 |---|---|---|---|
 | I, IF | dv/dt = R x | alpha 1, beta R dt, c 0 | the same |
-| LI, LIF | tau dv/dt = v_leak - v + R x | alpha 1-k, beta R k, c v_leak k, k = dt/tau | k = 1-exp(-dt/tau) |
-| CubaLI, CubaLIF | tau_syn di/dt = w_in x - i; tau_mem dv/dt = v_leak - v + R i | as LI, twice | as LI, twice |
+| LI, LIF | tau dv/dt = v_leak - v + R x | k = dt/tau: alpha 1-k, beta R k, c v_leak k | k = 1-exp(-dt/tau) |
+| CubaLI, CubaLIF | tau_syn di/dt = w_in x - i, and LI with R i | as LI, twice | as LI, twice |
 """
 
 from __future__ import annotations
