@@ -1,0 +1,240 @@
+"""Intel's Lava (lava-nc 0.10.0) as a target, in a worker process of its own.
+
+Spec: `lava[:fixed|float][:models|runtime|loihi2]`.
+
+fixed (default) runs Lava's bit-accurate Loihi models on the quantised program, float its floating-point
+models. The engine "models" (default) steps Lava's own process models in one Python process; "runtime" is
+Lava's multi-process runtime, with the same results, slower by an order of magnitude. "loihi2" only asks
+that runtime for its Loihi 2 configuration; it needs Intel's research stack and is untested.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from rsc.errors import TargetUnavailable, UsageError
+from rsc.hw_targets import lava_env
+from rsc.hw_targets.base import DeployedModel, StepsResult, refuse_errors
+from rsc.hw_targets.lava_job import JobOptions, Recording, execute, plan
+from rsc.layered import LayeredProgram
+from rsc.program import Program
+from rsc.results import Issue, Probe, SpikeRecord, Unavailable
+
+ARITHMETIC: dict[str, Literal["integer", "float"]] = {"fixed": "integer", "float": "float"}
+ENGINES = ("models", "runtime", "loihi2")
+JOB_BYTES = 256 << 20  # of payload and records; larger batches are cut into several jobs
+STATE_SCALE = 64  # v is held in 64ths of a weight unit
+
+
+class LavaTarget:
+    """The target; options as in the module's text.
+
+    Args:
+        options: at most one arithmetic and one engine.
+        wall_s: time budget of one job in seconds; None: grows with the work.
+
+    Raises:
+        UsageError: an option is not known, or given twice.
+    """
+
+    name = "lava"
+
+    def __init__(self, *options: str, wall_s: float | None = None) -> None:
+        self.arithmetic = ARITHMETIC[_choice(options, tuple(ARITHMETIC), "fixed")]
+        self.engine = _choice(options, ENGINES, "models")
+        self.wall_s = wall_s
+        if "loihi2" in options and "float" in options:
+            raise UsageError("Target 'lava' was given float and loihi2.", "The chip is integer.", "Drop one.")
+        unknown = [o for o in options if o not in ARITHMETIC and o not in ENGINES]
+        if unknown:
+            raise UsageError(
+                f"Target 'lava' has no option '{unknown[0]}'.",
+                f"Options: {', '.join((*ARITHMETIC, *ENGINES))}.",
+                "Write e.g. lava:float:runtime.",
+            )
+
+    def available(self) -> Unavailable | None:
+        """None if an interpreter with lava-nc is known (for "loihi2": with Intel's stack)."""
+        status = lava_env.status()
+        if not status.available:
+            return Unavailable(status.reason, status.fix)
+        if self.engine == "loihi2" and not status.loihi:
+            return Unavailable(
+                "Lava's Loihi 2 extension is missing; Intel gives it to members of its research community.",
+                "Set RSC_LAVA_PYTHON to an interpreter that has it, or use lava:fixed.",
+            )
+        return None
+
+    def check(self, program: Program) -> list[Issue]:
+        """What the lowering to Loihi's arithmetic refuses or changes."""
+        from rsc.export import loihi
+
+        return loihi.check(program)
+
+    def compile(self, program: Program) -> LavaModel:
+        """Lower the program.
+
+        Raises:
+            UnsupportedNode: an "error" of `check`, or a layer that Lava cannot run exactly.
+            TargetUnavailable: no interpreter with lava-nc.
+        """
+        from rsc.export import loihi
+
+        refuse_errors("lava", self.check(program))
+        return self.deploy(loihi.lower(program, arithmetic=self.arithmetic), program)
+
+    def deploy(self, layered: LayeredProgram, program: Program | None = None) -> LavaModel:
+        """A runnable model of an already lowered program.
+
+        Raises:
+            UnsupportedNode, TargetUnavailable.
+        """
+        missing = self.available()
+        if missing is not None:
+            raise TargetUnavailable("Target 'lava' cannot run here.", missing.reason, missing.fix)
+        hardware = self.engine == "loihi2"
+        options = JobOptions(
+            engine="models" if self.engine == "models" else "runtime",
+            run_config="Loihi2HwCfg" if hardware else "Loihi2SimCfg",
+            wall_s=self.wall_s,
+        )
+        return LavaModel.from_layered(layered, program, options)
+
+
+class LavaModel(DeployedModel):
+    """A lowered program and the interpreter that runs it; every run is a worker process of its own."""
+
+    target = "lava"
+
+    def __init__(
+        self,
+        layered: LayeredProgram,
+        program: Program | None,
+        options: JobOptions,
+        python: str | os.PathLike[str],
+    ) -> None:
+        self.layered, self.options, self.python = layered, options, Path(python)
+        self.arithmetic = "integer" if layered.arithmetic == "integer" else "float64"
+        if program is not None:
+            self.program = program
+        self.output = program.outputs[0] if program is not None else layered.output
+        self.readout = next(layer for layer in layered.layers if layer.name == layered.output)
+        blank = np.zeros((1, 1, *layered.input_shape))
+        plan(layered, blank, Recording(), options)  # refuses now what would fail later
+
+    @classmethod
+    def from_layered(
+        cls, layered: LayeredProgram, program: Program | None = None, options: JobOptions | None = None
+    ) -> LavaModel:
+        """A model of a lowered program on the interpreter that `lava_env.status` names.
+
+        Raises:
+            UnsupportedNode: a layer that Lava cannot run exactly.
+            TargetUnavailable: no interpreter with lava-nc.
+        """
+        status = lava_env.status()
+        if status.python is None or not status.available:
+            raise TargetUnavailable("Lava is not available.", status.reason, status.fix)
+        model = cls(layered, program, options or JobOptions(), status.python)
+        model.version = f"lava-nc {status.versions.get('lava-nc', '?')} ({model.options.engine})"
+        return model
+
+    def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
+        """Run frames float32 [T, B, ...].
+
+        Layers that were folded away (pooling, gains) have no raster or state of their own; probing
+        them records nothing. In the "runtime" engine `saturated` covers probed layers and readouts only.
+        """
+        values = frames[self.layered.input_name]
+        payload = self.layered.payload(values)
+        recording = self._recording(probe)
+        size = self._samples_per_job(payload, recording)
+        parts = [
+            execute(self.python, self.layered, payload[:, i : i + size], recording, self.options)
+            for i in range(0, payload.shape[1], size)
+        ]
+        results = _joined(parts)
+        clipped = self._clipped(values)
+        saturated = clipped + sum(int(v) for k, v in results.items() if k.endswith(".saturated"))
+        return StepsResult({self.output: self._output(results)}, self._record(results, probe), saturated)
+
+    def _recording(self, probe: Probe) -> Recording:
+        """What the worker must keep for `probe` and for the output."""
+        name = self.layered.output
+        states: dict[str, tuple[str, ...]] = {n: ("u", "v") for n in probe.states if n in self._layers}
+        if self.readout.readout:
+            states.setdefault(name, ("v",))
+        rasters = {n for n in probe.spikes if n in self._layers}
+        if not self.readout.readout:
+            rasters.add(name)
+        return Recording(probe.counts, frozenset(rasters), tuple(sorted(states.items())))
+
+    @property
+    def _layers(self) -> set[str]:
+        return {layer.name for layer in self.layered.layers}
+
+    def _samples_per_job(self, payload: np.ndarray, recording: Recording) -> int:
+        """How many samples fit into JOB_BYTES of payload and records."""
+        states = dict(recording.states)
+        per_step = payload[0, 0].size * 2 * payload.itemsize
+        counts = 0
+        for layer in self.layered.layers:
+            sites = int(np.prod(layer.shape))
+            per_step += sites * ((layer.name in recording.rasters) + 16 * len(states.get(layer.name, ())))
+            counts += 8 * sites
+        if self.options.engine == "runtime":
+            per_step += sum(int(np.prod(layer.shape)) for layer in self.layered.layers)
+        return max(1, JOB_BYTES // (payload.shape[0] * per_step + counts))
+
+    def _output(self, results: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float64 [T, B, ...]: the readout's input per step in units of the float program, or spikes."""
+        layer = self.readout
+        if not layer.readout:
+            return results[f"{layer.name}.raster"].astype(np.float64)
+        v = results[f"{layer.name}.v"]
+        unit = layer.scale * (STATE_SCALE if self.layered.arithmetic == "integer" else 1)
+        return np.diff(v, axis=0, prepend=np.zeros_like(v[:1])) / unit
+
+    def _record(self, results: Mapping[str, np.ndarray], probe: Probe) -> SpikeRecord:
+        counts, rasters, states = {}, {}, {}
+        for name in sorted(self._layers):
+            if f"{name}.counts" in results:
+                counts[name] = results[f"{name}.counts"]
+            if name in probe.spikes:
+                rasters[name] = results[f"{name}.raster"]
+            if name in probe.states:
+                states |= {f"{name}.{s}": results[f"{name}.{s}"] for s in ("u", "v")}
+        return SpikeRecord(counts, rasters, states)
+
+    def _clipped(self, values: np.ndarray) -> int:
+        """How many input values exceed the largest payload."""
+        if self.layered.arithmetic == "float":
+            return 0
+        scaled = np.rint(np.asarray(values, np.float64) * self.layered.input_scale)
+        return int(np.count_nonzero(np.abs(scaled) > self.layered.input_max))
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Results of several jobs as one: summed where scalar, else along the axis of the samples."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = {}
+    for key in parts[0]:
+        arrays = [part[key] for part in parts]
+        axis = 0 if key.endswith(".counts") else 1
+        joined[key] = np.asarray(sum(arrays)) if arrays[0].ndim == 0 else np.concatenate(arrays, axis)
+    return joined
+
+
+def _choice(options: tuple[str, ...], among: tuple[str, ...], default: str) -> str:
+    chosen = [o for o in options if o in among]
+    if len(chosen) > 1:
+        raise UsageError(
+            f"Target 'lava' was given {' and '.join(chosen)}.", "They exclude each other.", "Choose one."
+        )
+    return chosen[0] if chosen else default

@@ -1,0 +1,202 @@
+"""One job for the Lava worker: a layered program and a payload go out, checked arrays come back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rsc.errors import StorageError, TargetFault
+from rsc.hw_targets import lava_layout
+from rsc.hw_targets.isolate import Budget, private_folder, run
+from rsc.layered import STATE_MAX, LayeredProgram
+
+WORKER = Path(__file__).with_name("lava_worker.py")
+NAME = "The Lava worker"
+
+# Generous costs, used for time budgets only: seconds per unit on a slow, busy core.
+START_S = 60.0
+PROCESS_STEP_S = {"models": 0.5e-3, "runtime": 5e-3}
+SYNAPSE_S = 20e-9
+PLANE_S = 0.5e-3  # one two-dimensional convolution of one channel pair
+PLANE_TAP_S = 30e-9  # one tap of it at one position
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """What the worker keeps of each layer.
+
+    Fields:
+        counts: spike counts of every layer but readouts, which are not meant to fire.
+        rasters: names of layers whose spikes [T, N, ...] are kept.
+        states: layer -> the states kept, among "u" and "v".
+    """
+
+    counts: bool = True
+    rasters: frozenset[str] = frozenset()
+    states: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class JobOptions:
+    """How the worker runs a job.
+
+    Fields:
+        engine: "models", Lava's process models stepped in one process, or "runtime", Lava's own.
+        run_config: Lava's run configuration.
+        wall_s: time budget; None: `time_budget` of the work.
+        memory_bytes: memory budget of the worker and all its processes.
+    """
+
+    engine: Literal["models", "runtime"] = "models"
+    run_config: str = "Loihi2SimCfg"
+    wall_s: float | None = None
+    memory_bytes: int = 8 << 30
+
+
+def execute(
+    python: str | Path,
+    layered: LayeredProgram,
+    payload: np.ndarray,
+    recording: Recording,
+    options: JobOptions,
+) -> dict[str, np.ndarray]:
+    """Run `payload` [T, N, ...] (torch layout) and give the records of each layer, in torch layout.
+
+    Returns:
+        "name.counts" int64 [N, ...] (not of readouts), "name.raster" bool [T, N, ...], "name.u" and "name.v"
+        int64 or float64 [T, N, ...], "name.saturated" int64, "seconds": time in Lava, start-up excluded.
+
+    Raises:
+        UnsupportedNode: Lava would compute something else.
+        TargetFault: the worker failed, or its result is not what was asked for.
+        StorageError: the job cannot be written.
+    """
+    header, arrays = plan(layered, payload, recording, options)
+    wall_s = options.wall_s if options.wall_s is not None else time_budget(header, arrays)
+    header["timeout_s"] = wall_s
+    arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    with private_folder("rsc-lava-") as folder:
+        _write(folder / "job.npz", arrays)
+        # The worker's own limit comes first: it can say which process model failed to answer.
+        budget = Budget(wall_s + START_S, options.memory_bytes)
+        run([str(python), "-I", str(WORKER), "run", str(folder)], folder, budget, name=NAME)
+        return _read(folder / "result.npz", header)
+
+
+def plan(
+    layered: LayeredProgram, payload: np.ndarray, recording: Recording, options: JobOptions
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a job, in Lava's layout.
+
+    Raises:
+        UnsupportedNode: Lava would compute something else.
+    """
+    integer = layered.arithmetic == "integer"
+    depth = lava_layout.check_depths(layered)
+    index = {layered.input_name: -1} | {layer.name: i for i, layer in enumerate(layered.layers)}
+    states = dict(recording.states)
+    arrays = {"payload": lava_layout.to_lava(payload.astype(np.int32 if integer else np.float64), 2)}
+    layers = []
+    for i, layer in enumerate(layered.layers):
+        specs = []
+        for j, connection in enumerate(layer.connections):
+            largest = layered.input_max if connection.source == layered.input_name else 1
+            built = lava_layout.synapses(connection, layer, integer, largest)
+            arrays |= {f"{i}.{j}.{name}": value for name, value in built.arrays.items()}
+            specs.append({"kind": built.kind, "source": index[connection.source]} | built.fields)
+        arrays[f"{i}.bias"] = lava_layout.bias(layer, integer)
+        record = {
+            "counts": recording.counts and not layer.readout,
+            "raster": layer.name in recording.rasters,
+            "states": states.get(layer.name, ()),
+        }
+        where = {"name": layer.name, "shape": layer.shape[::-1], "depth": depth[layer.name]}
+        neuron = lava_layout.neuron(layer, integer)
+        layers.append(where | neuron | record | {"readout": layer.readout, "connections": specs})
+    header = {
+        "arithmetic": layered.arithmetic,
+        "engine": options.engine,
+        "run_config": options.run_config,
+        "steps": payload.shape[0],
+        "samples": payload.shape[1],
+        "input_shape": payload.shape[:1:-1],
+        "state_max": STATE_MAX,
+        "layers": layers,
+    }
+    return header, arrays
+
+
+def time_budget(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> float:
+    """Seconds a job may take: the start, and for every step its processes, synapses and convolutions."""
+    steps = header["steps"] * header["samples"] + len(header["layers"])
+    processes, work = 1, 0.0
+    for i, layer in enumerate(header["layers"]):
+        processes += 1 + int(layer["counts"]) + len(layer["states"]) + len(layer["connections"])
+        for j, spec in enumerate(layer["connections"]):
+            weight = arrays.get(f"{i}.{j}.weight", arrays.get(f"{i}.{j}.data"))
+            synapses = 0 if weight is None else weight.size
+            work += synapses * SYNAPSE_S
+            if spec["kind"] == "conv" and weight is not None:
+                taps = int(np.prod(weight.shape[1:3])) * int(np.prod(spec["input_shape"][:2]))
+                work += weight.shape[0] * weight.shape[3] * (PLANE_S + taps * PLANE_TAP_S)
+    return START_S + steps * (processes * PROCESS_STEP_S[header["engine"]] + work)
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    try:
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        raise StorageError(
+            "The job for Lava cannot be written.", str(error), "Free space in the temporary folder (TMPDIR)."
+        ) from error
+
+
+def _read(path: Path, header: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The result file, checked against what was asked for."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            found = {name: data[name] for name in data.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _impossible(f"its result cannot be read ({error})") from error
+    results = {"seconds": found.get("seconds", np.float64(0))}
+    for i, layer in enumerate(header["layers"]):
+        for name, (shape, dtype) in _expected(header, layer).items():
+            value = found.get(f"{i}.{name}")
+            if value is None or value.shape != shape or value.dtype != dtype:
+                raise _impossible(f"'{name}' of layer '{layer['name']}' is missing or not {dtype} {shape}")
+            results[f"{layer['name']}.{name}"] = _checked(value, name, layer, header)
+    return results
+
+
+def _expected(header: dict[str, Any], layer: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], type]]:
+    steps, samples, shape = header["steps"], header["samples"], tuple(layer["shape"])
+    state = np.int32 if header["arithmetic"] == "integer" else np.float64
+    expected: dict[str, tuple[tuple[int, ...], type]] = {"saturated": ((), np.int64)}
+    if layer["counts"]:
+        expected["counts"] = ((samples, *shape), np.int64)
+    if layer["raster"]:
+        expected["raster"] = ((steps, samples, *shape), np.bool_)
+    return expected | dict.fromkeys(layer["states"], ((steps, samples, *shape), state))
+
+
+def _checked(value: np.ndarray, name: str, layer: dict[str, Any], header: dict[str, Any]) -> np.ndarray:
+    """Values inside their range, in torch layout."""
+    if name == "counts" and (value.min() < 0 or value.max() > header["steps"]):
+        raise _impossible(f"layer '{layer['name']}' counts {value.max()} spikes in {header['steps']} steps")
+    if name == "v" and value.dtype.kind == "i" and np.abs(value).max() > header["state_max"]:
+        raise _impossible(f"v of layer '{layer['name']}' leaves 24 bits")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise _impossible(f"'{name}' of layer '{layer['name']}' is not finite")
+    if name == "saturated":
+        return value
+    value = value.astype(np.int64) if value.dtype == np.int32 else value
+    return lava_layout.to_lava(value, 1 if name == "counts" else 2)
+
+
+def _impossible(why: str) -> TargetFault:
+    return TargetFault(f"{NAME} returned something that cannot be right:", why, "Report it with the program.")
