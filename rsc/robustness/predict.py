@@ -18,7 +18,7 @@ from rsc.errors import InputRefused, UsageError
 from rsc.hw_targets.base import DeployedModel
 from rsc.program import EncoderSpec
 from rsc.results import Keys, Probe
-from rsc.robustness.model import StochasticModel, label_of, logits, stream_generator
+from rsc.robustness.model import StochasticModel, logits, stream_generator
 from rsc.robustness.results import NoiseSource
 
 
@@ -40,7 +40,7 @@ class Keyed:
         """Classes int64 [B]."""
         if isinstance(self.model, DeployedModel):
             return self.model.run(x, keys, Probe(counts=False)).predictions
-        frames = torch.from_numpy(encode(self.model.encoder, x, keys)).to(self.device)
+        frames = torch.tensor(encode(self.model.encoder, x, keys), device=self.device)
         with torch.no_grad():
             return self.model.core(frames).argmax(1).cpu().numpy()
 
@@ -58,7 +58,7 @@ class Generated:
 
     def __call__(self, x: np.ndarray, keys: Keys) -> np.ndarray:
         """Classes int64 [B]."""
-        images = torch.as_tensor(np.asarray(x, np.float32)).to(self.device)
+        images = torch.tensor(np.asarray(x, np.float32), device=self.device)
         draw = np.asarray(keys.draw, np.int64).tobytes()
         tag = int.from_bytes(hashlib.sha256(draw + keys.samples.tobytes()).digest()[:8], "little")
         generator = stream_generator(keys.seed, keys.stream, self.device, tag)
@@ -96,7 +96,9 @@ def name_of(predict: Predictor) -> str:
     model = getattr(predict, "model", predict)
     if isinstance(model, DeployedModel):
         return model.target
-    return "torch" if isinstance(model, StochasticModel) else label_of(model)
+    return (
+        "torch" if isinstance(model, StochasticModel) else str(getattr(model, "name", type(model).__name__))
+    )
 
 
 def encoder_of(predict: Predictor) -> EncoderSpec:
