@@ -1,0 +1,229 @@
+"""Rewrite a program into one that norse 1.1 executes exactly, and say what cannot be rewritten.
+
+What `norse.torch.from_nir` does with a NIR graph, and what is done about it here:
+
+| Norse 1.1.0 | here |
+|---|---|
+| LIF and IF ignore r, IF also dt | u = v / R, for IF v / (R dt); leak, threshold and reset likewise |
+| v_reset is ignored; the synapse of CubaLIF leaks to v_leak | set in Norse's parameters after the import |
+| neurons start at v_leak | states are given from the first step on |
+| parameters are rounded to float32 | set again in the arithmetic asked for |
+| Flatten counts the batch axis | dims shifted by one |
+| no AvgPool2d; SumPool2d ignores padding | a convolution with a diagonal kernel |
+| grouped Conv2d fails | its kernel written out |
+| which edge is delayed depends on the order of nodes | a held copy per delayed edge, run last |
+| names with "." may collide; nested graphs | flat, numbered nodes |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import nir
+import numpy as np
+
+from rsc.discretise import RESETTING
+from rsc.graph import Topology, topology
+from rsc.program import Program, Semantics
+from rsc.results import Issue
+from rsc.shapes import Shape, infer_shapes, input_shapes, padding_mode, window
+
+MAX_NODES = 400  # nirtorch walks the graph recursively
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lowered:
+    """A graph for Norse and the way back to the program.
+
+    Fields:
+        graph: flat, nodes named n0, n1, ... (no type check).
+        names: node of the program -> node of `graph`.
+        order: nodes of `graph` in the order of execution; held copies come last.
+        held: held copies -> shape of their value, 0 before the first step.
+        gain: neuron of the program -> array, v = gain * (Norse's v).
+        shapes: node of the program -> shape of its output.
+    """
+
+    graph: nir.NIRGraph
+    names: Mapping[str, str]
+    order: tuple[str, ...]
+    held: Mapping[str, Shape]
+    gain: Mapping[str, np.ndarray]
+    shapes: Mapping[str, Shape]
+
+
+def lower(program: Program) -> Lowered:
+    """Rewrite a program without errors in `norse_issues`."""
+    graph = topology(program.graph, program.semantics)
+    shapes = infer_shapes(graph)
+    arriving = input_shapes(graph, shapes)
+    names = {name: f"n{i}" for i, name in enumerate(graph.order)}
+    nodes = {
+        names[name]: _LOWERING[type(node)](node, arriving[name], program.semantics)
+        for name, node in graph.nodes.items()
+    }
+    edges: list[tuple[str, str]] = []
+    held: dict[str, Shape] = {}
+    for a, b in graph.edges:
+        if (a, b) not in graph.delayed:
+            edges.append((names[a], names[b]))
+            continue
+        copy = f"held{len(held)}"
+        held[copy] = shapes[a]
+        nodes[copy] = nir.Output({"output": np.array(shapes[a])})  # an identity for nirtorch
+        edges += [(names[a], copy), (copy, names[b])]
+    gain = {
+        name: _gain(node, program.semantics)
+        for name, node in graph.nodes.items()
+        if isinstance(node, RESETTING)
+    }
+    order = (*(names[name] for name in graph.order), *held)
+    return Lowered(nir.NIRGraph(nodes, edges, type_check=False), names, order, held, gain, shapes)
+
+
+def norse_issues(program: Program) -> list[Issue]:
+    """What Norse cannot run exactly, for a program that is sound in itself."""
+    graph = topology(program.graph, program.semantics)
+    issues = [
+        issue for name, node in graph.nodes.items() for issue in _node_issues(name, node, program.semantics)
+    ]
+    issues += _unfed(graph)
+    if len(program.inputs) > 1:
+        issues.append(
+            _error("", f"It has {len(program.inputs)} inputs; Norse feeds one.", "Join the inputs.")
+        )
+    if len(graph.nodes) + len(graph.delayed) > MAX_NODES:
+        text = f"It has {len(graph.nodes)} nodes; the limit is {MAX_NODES}."
+        issues.append(_error("", text, "Use target 'torch'."))
+    return issues
+
+
+def _node_issues(name: str, node: Any, semantics: Semantics) -> list[Issue]:
+    if type(node) not in _LOWERING:
+        text = f"Norse does not import {type(node).__name__}."
+        return [_error(name, text, "Use target 'reference' or 'torch', or replace the node.")]
+    if isinstance(node, nir.Affine | nir.Linear) and node.weight.ndim != 2:
+        return [
+            _error(name, f"weight has {node.weight.ndim} axes; Norse takes 2.", "Use one node per matrix.")
+        ]
+    return _neuron_issues(name, node, semantics) if isinstance(node, RESETTING) else []
+
+
+def _neuron_issues(name: str, node: Any, semantics: Semantics) -> list[Issue]:
+    issues = []
+    if semantics.comparison != ">":
+        text = "Norse fires at v > v_threshold, the program at v >= v_threshold."
+        issues.append(_error(name, text, "Use comparison '>', or another target."))
+    if semantics.integrator != "euler" and not isinstance(node, nir.IF):
+        text = "Norse integrates by forward Euler, the program exponentially."
+        issues.append(_error(name, text, "Use integrator 'euler', or another target."))
+    if semantics.reset != "value" and isinstance(node, nir.IF):
+        issues.append(
+            _error(name, "Norse's IF resets to a value.", "Use reset 'value', or a LIF with a long tau.")
+        )
+    if not isinstance(node, nir.CubaLIF) and not (np.asarray(node.r) > 0).all():
+        text = (
+            f"r goes down to {np.min(node.r):g}; Norse has none, and only a positive one can be scaled away."
+        )
+        issues.append(_error(name, text, "Give r its sign in the weights before it."))
+    return issues
+
+
+def _unfed(graph: Topology) -> list[Issue]:
+    return [
+        _error(name, "No edge leads to it, and Norse runs no node without input.", "Connect or remove it.")
+        for name, node in graph.nodes.items()
+        if not graph.predecessors[name] and not isinstance(node, nir.Input)
+    ]
+
+
+def _error(name: str, what: str, fix: str) -> Issue:
+    return Issue("error", name, what, fix)
+
+
+def _gain(node: Any, semantics: Semantics) -> np.ndarray:
+    """What Norse's membrane is multiplied by to give the program's."""
+    if isinstance(node, nir.CubaLIF):
+        return np.ones(())
+    r = np.asarray(node.r, np.float64)
+    return r * semantics.dt if isinstance(node, nir.IF) else r
+
+
+def _port(node: Any, _: Shape, __: Semantics) -> nir.NIRNode:
+    shape = next(iter(node.input_type.values()))
+    return nir.Input({"input": shape}) if isinstance(node, nir.Input) else nir.Output({"output": shape})
+
+
+def _matrix(node: Any, _: Shape, __: Semantics) -> nir.NIRNode:
+    weight = np.array(node.weight, np.float64)
+    if isinstance(node, nir.Linear):
+        return nir.Linear(weight)
+    bias = np.broadcast_to(np.asarray(node.bias, np.float64), weight.shape[:1])
+    return nir.Affine(weight, bias.copy())
+
+
+def _convolution(node: Any, arriving: Shape, _: Semantics) -> nir.NIRNode:
+    """A Conv2d with one group: outside its own group's channels the kernel is 0."""
+    weight = np.array(node.weight, np.float64)
+    groups, (rows, columns) = int(node.groups), weight.shape[:2]
+    dense = np.zeros((rows, columns * groups, *weight.shape[2:]))
+    for g in range(groups):
+        mine = slice(g * rows // groups, (g + 1) * rows // groups)
+        dense[mine, g * columns : (g + 1) * columns] = weight[mine]
+    bias = np.broadcast_to(np.asarray(node.bias, np.float64), (rows,)).copy()
+    view = window(node)
+    mode = padding_mode(node.padding)
+    padding: Any = mode if mode == "same" else tuple(before for before, _ in view.padding)
+    return nir.Conv2d((arriving[1], arriving[2]), dense, view.stride, padding, view.dilation, 1, bias)  # type: ignore[arg-type]
+
+
+def _pool(node: Any, arriving: Shape, _: Semantics) -> nir.NIRNode:
+    """A sum pooling without padding, or a convolution that keeps channels apart."""
+    view = window(node)
+    padding = tuple(before for before, _ in view.padding)
+    if isinstance(node, nir.SumPool2d) and not any(padding):
+        return nir.SumPool2d(np.array(view.kernel), np.array(view.stride), np.array(padding))
+    factor = 1.0 if isinstance(node, nir.SumPool2d) else 1.0 / np.prod(view.kernel)
+    weight = np.eye(arriving[0])[:, :, None, None] * np.full(view.kernel, factor)
+    spatial: Any = arriving[1:]
+    return nir.Conv2d(spatial, weight, view.stride, padding, 1, 1, np.zeros(arriving[0]))  # type: ignore[arg-type]
+
+
+def _flatten(node: Any, _: Shape, __: Semantics) -> nir.NIRNode:
+    """The same with a batch axis in front."""
+    start, end = (int(d) + (1 if d >= 0 else 0) for d in (node.start_dim, node.end_dim))
+    return nir.Flatten(None, start, end)  # type: ignore[arg-type]
+
+
+def _neuron(node: Any, _: Shape, semantics: Semantics) -> nir.NIRNode:
+    """The neuron in units of its gain, with r = 1 (CubaLIF: unchanged)."""
+    gain = _gain(node, semantics)
+    fields: dict[str, Any] = {
+        key: np.asarray(getattr(node, key), np.float64)
+        for key in ("tau", "tau_mem", "tau_syn", "r", "v_leak", "w_in")
+        if hasattr(node, key)
+    }
+    fields["v_threshold"] = np.asarray(node.v_threshold, np.float64)
+    fields["v_reset"] = np.zeros(()) if node.v_reset is None else np.asarray(node.v_reset, np.float64)
+    if not isinstance(node, nir.CubaLIF):
+        fields |= {k: fields[k] / gain for k in ("v_leak", "v_threshold", "v_reset") if k in fields}
+        fields["r"] = np.ones_like(fields["r"])
+    fields = dict(zip(fields, np.broadcast_arrays(*fields.values()), strict=True))
+    return type(node)(**{k: v.copy() for k, v in fields.items()})
+
+
+_LOWERING: dict[type, Callable[[Any, Shape, Semantics], nir.NIRNode]] = {
+    nir.Input: _port,
+    nir.Output: _port,
+    nir.Affine: _matrix,
+    nir.Linear: _matrix,
+    nir.Conv2d: _convolution,
+    nir.SumPool2d: _pool,
+    nir.AvgPool2d: _pool,
+    nir.Flatten: _flatten,
+    nir.IF: _neuron,
+    nir.LIF: _neuron,
+    nir.CubaLIF: _neuron,
+}
