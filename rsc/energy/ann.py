@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import numpy as np
 
-from rsc.energy.counts import Counts
 from rsc.energy.edges import WEIGHTED, open_net
 from rsc.energy.fanout import fan_out
 from rsc.energy.profile import Cost, Profile, load_profile
@@ -50,8 +49,8 @@ def compare_ann(pricing: Pricing, terms: Sequence[Term]) -> tuple[AnnComparison,
         if name == "matched":
             profile = matched(last or pricing.profile, math.ceil(math.log2(pricing.counts.steps + 1)))
         else:
-            profile = last = pricing.profile if name == pricing.profile.id else load_profile(name)
-            profile = last = _same_buffers(profile, pricing.profile)
+            own = name == pricing.profile.id
+            profile = last = _same_buffers(pricing.profile if own else load_profile(name), pricing.profile)
         found.append(_compare(dataclasses.replace(pricing, profile=profile), pricing.profile.id, terms))
     return tuple(found)
 
@@ -79,6 +78,7 @@ def matched(profile: Profile, bits: int) -> Profile:
         id=f"{bits}-bit matched",
         cost=msgspec.structs.replace(profile.cost, mac=Cost(*ends, evidence="derived")),
         memory=memory,
+        bits=bits,
     )
 
 
@@ -114,7 +114,7 @@ def _compare(pricing: Pricing, snn_id: str, snn: Sequence[Term]) -> AnnCompariso
     return AnnComparison(
         profile=snn_id,
         baseline=pricing.profile.id,
-        bits=memory.weight_bits if memory is not None else _bits(pricing.profile.id),
+        bits=pricing.profile.bits,
         mac=sum(n.synapses for n in counts.nodes if n.params),
         params=sum(n.params for n in counts.nodes),
         activations=sum(sites * times for sites, times in counts.activations),
@@ -123,11 +123,6 @@ def _compare(pricing: Pricing, snn_id: str, snn: Sequence[Term]) -> AnnCompariso
         total_no_reuse=_energy(ann, "high") if memory is not None else None,
         ratios=tuple(_ratios(snn, ann, memory is not None)),
     )
-
-
-def _bits(profile_id: str) -> int:
-    digits = [int(part) for part in "".join(c if c.isdigit() else " " for c in profile_id).split()]
-    return digits[0] if profile_id.endswith("matched") else digits[-1] if digits else 32
 
 
 def _energy(terms: Sequence[Term], counts: str) -> Energy:
@@ -185,8 +180,3 @@ def _quotient(
 
 def _form(terms: Sequence[Term], counts: str, costs: dict[str, float]) -> float:
     return float(np.sum([getattr(t, counts).mean() * costs[t.key] for t in terms]))
-
-
-def dense_macs(counts: Counts) -> int:
-    """MACs of one dense pass over all weighted nodes."""
-    return sum(n.synapses for n in counts.nodes if n.params)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal
 
@@ -137,6 +138,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         synapse_format: "dense" pays for zero weights (sop), "sparse" does not (sop_nz).
         low_synapse_format: the format behind the low end of the interval, if another.
         execution: "event" pays per event; "dense" executes every layer densely at every step (CPU, GPU).
+        bits: width of weights and activations, where the profile is about one.
         ann_baselines: ids of the profiles that price the ANN beside it; "matched" is the ANN of
             ceil(log2(T + 1)) bits at the integer costs of the last id before it.
     """
@@ -155,6 +157,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory: Memory | None = None
     static: Static | None = None
     hops: Hops = Hops()
+    bits: int | None = None
     ann_baselines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -217,5 +220,5 @@ def parse_profile(text: bytes, name: str = "profile") -> Profile:
         ) from error
 
 
-def _folder() -> resources.abc.Traversable:
+def _folder() -> Traversable:
     return resources.files("rsc.energy") / "profiles"

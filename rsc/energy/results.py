@@ -164,10 +164,10 @@ class PricedProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             assumed).
         scope: what the synapse cost contains ("op", "op+mem", "all-in").
         priced_count: "sop", "sop_nz" or "dense", the count that the hardware pays for.
-        energy: total per pass without static power.
+        energy: total per pass without static power; None if the profile prices no operation of the run.
         energy_per_decision: energy times `votes`, what one voted answer costs.
         breakdown: by class; layers: by node.
-        data: nominal energy over the passes.
+        data: nominal energy over the passes; None with `energy`.
         static: static power as a separate line, None if not known or no step time was given.
         not_priced: what happened and has no cost here; never zero in truth.
         lower_bound: True if `not_priced` is not empty: the total is then a lower bound.
@@ -179,11 +179,11 @@ class PricedProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evidence: tuple[str, ...]
     scope: str
     priced_count: str
-    energy: Energy
-    energy_per_decision: Energy
+    energy: Energy | None
+    energy_per_decision: Energy | None
     breakdown: tuple[EnergyClass, ...]
     layers: tuple[LayerEnergy, ...]
-    data: DataInterval
+    data: DataInterval | None
     not_priced: tuple[str, ...] = ()
     lower_bound: bool = False
     static: StaticEnergy | None = None
@@ -201,7 +201,8 @@ class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         nominal: at nominal costs; None where only the two ends of the memory model have a meaning.
         model_low, model_high: nominal costs, extremes of the memory model
             (accumulator in a register against an ANN without weight reuse; scattered against full reuse).
-        low, high: extremes over the corners of the cost box as well.
+        low, high: extremes over the corners of the cost box as well. Where costs of the spiking network are
+            missing (`PricedProfile.not_priced`), all of these are lower bounds.
     """
 
     name: str
@@ -218,7 +219,7 @@ class AnnComparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Fields:
         profile: id of the profile that prices the spiking network.
         baseline: what prices the ANN, e.g. "h45-int8" or "4-bit matched".
-        bits: width of its weights and activations.
+        bits: width of its weights and activations, None if the profile does not say.
         mac: MACs of one pass; params and activations: words it reads and writes.
         ops: energy of the MACs, nJ.
         total_reuse, total_no_reuse: with memory, every weight read once / read for every MAC; None without
@@ -228,7 +229,7 @@ class AnnComparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     profile: str
     baseline: str
-    bits: int
+    bits: int | None
     mac: int
     params: int
     activations: int

@@ -55,7 +55,7 @@ def _own_shape(node: Any, fed: bool) -> tuple[int, ...] | None:
     if isinstance(node, nir.Input) and not fed:
         return _ints(next(iter(node.input_type.values())))
     for field in _PARAMETERS:
-        shape = np.shape(getattr(node, field, None))
+        shape = np.asarray(getattr(node, field, 0.0)).shape
         if shape and not isinstance(node, nir.Scale) and not (fed and np.prod(shape) == 1):
             return shape
     return None

@@ -14,7 +14,8 @@ import numpy as np
 
 from rsc.energy.counts import Counts, NodeCounts
 from rsc.energy.profile import Cost, Memory, Profile
-from rsc.energy.results import Conventions
+from rsc.energy.results import Conventions, EncoderCounts
+from rsc.errors import UsageError
 
 CLASSES = (
     "synapses",
@@ -72,6 +73,7 @@ class Pricing:
     counts: Counts
     profile: Profile
     conventions: Conventions
+    encoder: EncoderCounts
 
     def term(
         self, group: str, node: str, name: str, nominal: object, low: object = None, high: object = None
@@ -94,8 +96,13 @@ class Pricing:
 
     @property
     def memory(self) -> Memory:
+        """The memory costs; raises UsageError if the profile has none."""
         if self.profile.memory is None:
-            raise ValueError(f"profile {self.profile.id} has no memory costs")
+            raise UsageError(
+                f"Profile {self.profile.id} has no memory costs.",
+                "It prices operations only.",
+                "Use another.",
+            )
         return self.profile.memory
 
     def has(self, *names: str) -> bool:
@@ -203,7 +210,7 @@ def _transport(pricing: Pricing, node: str, events: np.ndarray, sites: int) -> I
         yield pricing.term("spikes", node, "spike", events)
     hops = pricing.profile.hops
     for name, size in (("hop", 1), ("hop_bit", address_bits(sites))):
-        if pricing.has(name):
+        if hops.high and pricing.has(name):
             words = events * size
             yield pricing.term("hops", node, name, words * hops.nominal, words * hops.low, words * hops.high)
 
@@ -259,7 +266,7 @@ def _graded_memory(pricing: Pricing, node: NodeCounts) -> Iterator[Term]:
 
 
 def _encoder_terms(pricing: Pricing) -> Iterator[Term]:
-    encoder = pricing.counts.encoder
+    encoder = pricing.encoder
     for name, number in (
         ("rng", encoder.draws),
         ("mul", encoder.multiplies),

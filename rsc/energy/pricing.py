@@ -1,0 +1,192 @@
+"""Counts priced with one profile: total, breakdown, what is missing, static power as a line of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy.special import stdtrit
+
+from rsc.energy.results import (
+    DataInterval,
+    Energy,
+    EnergyClass,
+    LayerEnergy,
+    PricedProfile,
+    StaticEnergy,
+)
+from rsc.energy.terms import CLASSES, NEURON_OPS, Pricing, Term, executed_mac, snn_terms
+from rsc.errors import UsageError
+
+ENDS = ("low", "nominal", "high")
+
+
+def price(
+    pricing: Pricing,
+    votes: int = 1,
+    step_time_s: float | None = None,
+    chips: float = 1.0,
+    terms: Sequence[Term] | None = None,
+) -> PricedProfile:
+    """Energy per pass of the counted run under one profile.
+
+    Args:
+        votes: passes per decision.
+        step_time_s: duration of a step, for static power; None leaves static power out and says so.
+        chips: number of chips (or share of one) that the network keeps powered.
+        terms: `snn_terms(pricing)` if already at hand.
+
+    Raises:
+        UsageError: votes < 1, or a step time or chip share that is not positive.
+    """
+    if votes < 1 or chips <= 0 or (step_time_s is not None and step_time_s <= 0):
+        raise UsageError(
+            f"votes is {votes}, chips {chips}, step time {step_time_s}.",
+            "They are at least 1, above 0 and above 0 seconds.",
+            "Correct them.",
+        )
+    terms = snn_terms(pricing) if terms is None else terms
+    profile = pricing.profile
+    total = energy_of(terms) if terms else None
+    missing = tuple(not_priced(pricing, step_time_s))
+    synapse = profile.cost.sop or profile.cost.mac
+    return PricedProfile(
+        profile=profile.id,
+        title=profile.title,
+        source=profile.source,
+        evidence=tuple(sorted({t.cost.evidence for t in terms})),
+        scope="none" if synapse is None else "op+mem" if profile.memory is not None else synapse.scope,
+        priced_count="dense" if profile.execution == "dense" else _priced_count(profile.synapse_format),
+        energy=total,
+        energy_per_decision=None if total is None else _times(votes, total),
+        breakdown=tuple(_breakdown(terms)),
+        layers=tuple(_layers(terms)),
+        data=data_interval("energy", "nJ", _per_pass(terms, pricing.counts.batch)) if terms else None,
+        not_priced=missing,
+        lower_bound=bool(missing),
+        static=_static(pricing, step_time_s, chips),
+        doi=profile.doi,
+        process_nm=profile.process_nm,
+        voltage_v=profile.voltage_v,
+    )
+
+
+def energy_of(terms: Sequence[Term]) -> Energy:
+    """nJ per pass, mean over the passes."""
+    return Energy(*(sum(float(t.energy(end).mean()) for t in terms) / 1e3 for end in ENDS))
+
+
+def data_interval(name: str, unit: str, values: np.ndarray) -> DataInterval:
+    """Mean with 95 % t-interval and percentiles of one value per pass [B]."""
+    values = np.asarray(values, dtype=np.float64)
+    n, mean = len(values), float(values.mean())
+    half = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
+    p5, p50, p95 = (float(p) for p in np.percentile(values, (5, 50, 95)))
+    ends = (None, None) if half is None else (mean - half, mean + half)
+    return DataInterval(name, unit, n, mean, *ends, p5, p50, p95)
+
+
+def not_priced(pricing: Pricing, step_time_s: float | None) -> Iterator[str]:
+    """What happened in the run and has no cost in the profile."""
+    profile, counts = pricing.profile, pricing.counts
+    cost = profile.cost
+    synapse = cost.sop or cost.mac
+    all_in = profile.execution == "event" and synapse is not None and synapse.scope == "all-in"
+    yield from _missing_operations(pricing)
+    neurons = [n for n in counts.nodes if n.neurons]
+    if neurons and not all_in and not (cost.sop is not None and cost.sop.includes_neurons):
+        yield from _missing_neurons(pricing, {n.kind for n in neurons})
+    events = counts.input_events.any() or any(n.per_pass("spikes_out").any() for n in counts.nodes)
+    if events and not all_in and profile.execution == "event":
+        if not pricing.has("spike") and not pricing.has("spike_out") and profile.memory is None:
+            yield "transport of events"
+        if profile.hops.high == 0:
+            yield "hops over the network on chip (no placement)"
+    if profile.memory is None and synapse is not None and synapse.scope == "op":
+        yield "memory accesses of weights, accumulators and states"
+    yield from _missing_encoder(pricing)
+    if profile.static is None and (synapse is None or synapse.scope != "all-in"):
+        yield "static power"
+    elif profile.static is not None and step_time_s is None:
+        yield "static power (no step time given)"
+
+
+def _priced_count(synapse_format: str) -> str:
+    return "sop" if synapse_format == "dense" else "sop_nz"
+
+
+def _per_pass(terms: Sequence[Term], batch: int) -> np.ndarray:
+    return sum((t.energy("nominal") for t in terms), np.zeros(batch)) / 1e3
+
+
+def _times(factor: int, energy: Energy) -> Energy:
+    return Energy(factor * energy.low_nj, factor * energy.nominal_nj, factor * energy.high_nj)
+
+
+def _breakdown(terms: Sequence[Term]) -> Iterator[EnergyClass]:
+    total = energy_of(terms).nominal_nj
+    for name in CLASSES:
+        part = [t for t in terms if t.group == name]
+        if part:
+            energy = energy_of(part)
+            yield EnergyClass(name, energy, energy.nominal_nj / total if total else 0.0)
+
+
+def _layers(terms: Sequence[Term]) -> Iterator[LayerEnergy]:
+    for node in dict.fromkeys(t.node for t in terms):
+        yield LayerEnergy(node, energy_of([t for t in terms if t.node == node]))
+
+
+def _static(pricing: Pricing, step_time_s: float | None, chips: float) -> StaticEnergy | None:
+    static = pricing.profile.static
+    if static is None or step_time_s is None:
+        return None
+    seconds = pricing.counts.steps * step_time_s
+    low, nominal, high = (chips * mw for mw in (static.low, static.nominal, static.high))
+    energy = Energy(*(mw * seconds * 1e6 for mw in (low, nominal, high)))
+    return StaticEnergy(low, nominal, high, chips, step_time_s, energy)
+
+
+def _missing_operations(pricing: Pricing) -> Iterator[str]:
+    nodes = pricing.counts.nodes
+    if pricing.profile.execution == "dense":
+        return
+    sop = sum(float(n.per_pass("sop").mean()) for n in nodes)
+    mac = sum(float(executed_mac(pricing, n).mean()) for n in nodes)
+    pooled = sum(float(n.per_pass("adds").mean()) for n in nodes if n.kind.endswith("Pool2d"))
+    if sop and not pricing.has("sop"):
+        yield f"synaptic operations ({sop:g} per pass)"
+    if mac and not pricing.has("mac"):
+        yield f"multiply-accumulates of graded input ({mac:g} per pass)"
+    if pooled and not pricing.has("add"):
+        yield f"additions of pooling ({pooled:g} per pass)"
+
+
+def _missing_neurons(pricing: Pricing, kinds: set[str]) -> Iterator[str]:
+    if pricing.profile.execution == "dense":
+        yield "neuron updates"
+    elif pricing.has("neuron_active", "neuron_inactive"):
+        return
+    elif not pricing.has("add"):
+        yield "neuron updates"
+    elif (
+        not pricing.has("mul")
+        and pricing.conventions.leak != "shift"
+        and any(NEURON_OPS[k][0] for k in kinds)
+    ):
+        yield "multiplications of the leak"
+
+
+def _missing_encoder(pricing: Pricing) -> Iterator[str]:
+    encoder = pricing.encoder
+    dense = pricing.profile.execution == "dense"
+    if encoder.draws and (dense or not pricing.has("rng")):
+        yield f"random numbers ({encoder.draws} per pass)"
+    if encoder.draws and encoder.kind in ("rsc1", "rsc2"):
+        yield "logarithm, root and cosine of the normal transform"
+    if (encoder.adds or encoder.comparisons) and (dense or not pricing.has("add")):
+        yield "additions and comparisons of the encoder"
+    if encoder.multiplies and (dense or not pricing.has("mul")):
+        yield "multiplications of the encoder"
+    if encoder.pixel_reads and pricing.profile.memory is None:
+        yield f"pixel reads ({encoder.pixel_reads} per pass)"
