@@ -188,9 +188,9 @@ class Program:
 
     def metadata_json(self) -> bytes:
         """Everything but the graph, as canonical JSON."""
-        return msgspec.json.encode(
-            _Metadata(self.semantics, self.encoder, self.bounds, self.labels), order="deterministic"
-        )
+        given = msgspec.json.encode(_Metadata(self.semantics, self.encoder, self.bounds, self.labels))
+        typed = msgspec.json.decode(given, type=_Metadata)  # 1 and 1.0 become the same number
+        return msgspec.json.encode(typed, order="deterministic")
 
     def to_graph(self) -> nir.NIRGraph:
         """A writable copy of the graph with the metadata in its first Input node."""

@@ -1,0 +1,204 @@
+"""The integer Loihi model and its quantiser, against a scalar transcription of the documented arithmetic."""
+
+from __future__ import annotations
+
+import nir
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsc.data import Dataset
+from rsc.errors import UnsupportedNode
+from rsc.export import loihi as lowering
+from rsc.hw_targets import deploy
+from rsc.hw_targets.loihi import LoihiModel
+from rsc.hw_targets.loihi_lif import lif_fixed
+from rsc.layered import LayeredProgram
+from rsc.program import EncoderSpec, Program, Semantics
+from rsc.results import Keys, Probe
+
+UV = 1 << 23
+
+
+def i32(x: int) -> int:
+    """Wrap like a C int32."""
+    return (x + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+def scalar_lif(a: list[int], du: int, dv: int, vth: int, bias: int) -> list[tuple[int, int, int]]:
+    """One neuron in Python integers: (s, u, v) per step."""
+
+    def decay(x: int, d: int) -> int:
+        p = x * (4096 - d)
+        return (abs(p) >> 12) * (1 if p > 0 else -1)
+
+    u = v = 0
+    trace = []
+    for current in a:
+        x = i32(decay(u, du + 1) + i32(current << 6))
+        u = x - 2 * UV if x > UV else x + 2 * UV if x <= -UV else x
+        v = max(-UV + 1, min(UV - 1, i32(decay(v, dv) + u + bias)))
+        s = int(v > vth << 6)
+        v = 0 if s else v
+        trace.append((s, u, v))
+    return trace
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    a=st.lists(st.integers(-(1 << 26), 1 << 26) | st.integers(-300_000, 300_000), min_size=1, max_size=12),
+    du=st.integers(0, 4095),
+    dv=st.integers(0, 4096),
+    vth=st.integers(1, 131071),
+    bias=st.integers(-4095, 4095).flatmap(lambda m: st.integers(0, 7).map(lambda e: m << e)),
+)
+def test_neuron_equals_the_scalar_arithmetic(a: list[int], du: int, dv: int, vth: int, bias: int) -> None:
+    trace = lif_fixed(
+        torch.tensor(a, dtype=torch.int32).reshape(-1, 1, 1),
+        du=du,
+        dv=dv,
+        vth=vth,
+        bias=torch.tensor([bias], dtype=torch.int32),
+        record=True,
+    )
+    assert trace.u is not None
+    assert trace.v is not None
+    got = list(
+        zip(
+            trace.spikes.flatten().int().tolist(),
+            trace.u.flatten().tolist(),
+            trace.v.flatten().tolist(),
+            strict=True,
+        )
+    )
+    assert got == scalar_lif(a, du, dv, vth, bias)
+
+
+def test_network_equals_scalar_arithmetic(program: Program, digits: Dataset) -> None:
+    """Synaptic sums by explicit loops over taps, neurons by Python integers, for one image."""
+    layered = lowering.lower(program)
+    with deploy(program, "loihi") as model:
+        probe = Probe.everything(("lif1", "lif2", "affine1"))
+        result = model.run(digits.images[:1], Keys(0, digits.ids[:1]), probe)
+        from rsc.coding import encode
+
+        frames = encode(program.encoder, digits.images[:1], Keys(0, digits.ids[:1]))  # type: ignore[arg-type]
+    activity = {"input": layered.payload(frames)[:, 0]}
+    for layer in layered.layers:
+        (connection,) = layer.connections
+        source = activity[connection.source].astype(np.int64)
+        sums = np.stack([taps(connection, frame) for frame in source]).reshape(len(source), -1)
+        bias = (layer.bias_mant.astype(np.int64) << layer.bias_exp).ravel()
+        spikes = np.zeros_like(sums)
+        for site in range(sums.shape[1]):
+            trace = scalar_lif(sums[:, site].tolist(), int(layer.du), int(layer.dv), int(layer.vth), int(bias[site]))
+            spikes[:, site] = [s for s, _, _ in trace]
+            got_v = result.spikes.states[f"{layer.name}.v"][:, 0].reshape(len(source), -1)[:, site]
+            got_u = result.spikes.states[f"{layer.name}.u"][:, 0].reshape(len(source), -1)[:, site]
+            assert got_v.tolist() == [v for _, _, v in trace]
+            assert got_u.tolist() == [u for _, u, _ in trace]
+        activity[layer.name] = spikes.reshape(len(source), *layer.shape)
+
+
+def taps(c, x: np.ndarray) -> np.ndarray:
+    """Weighted sums of one frame, tap by tap."""
+    if c.pool:
+        (kh, kw), (sh, sw) = c.pool
+        height, width = (x.shape[1] - kh) // sh + 1, (x.shape[2] - kw) // sw + 1
+        x = sum(
+            x[:, i : i + sh * height : sh, j : j + sw * width : sw] for i in range(kh) for j in range(kw)
+        )[:, :height, :width]
+    if c.kind == "dense":
+        return c.weight.astype(np.int64) @ x.ravel()
+    (ph, pw), (sh, sw) = c.padding, c.stride
+    padded = np.pad(x, ((0, 0), (ph, ph), (pw, pw)))
+    co, _, kh, kw = c.weight.shape
+    height, width = (padded.shape[1] - kh) // sh + 1, (padded.shape[2] - kw) // sw + 1
+    out = np.zeros((co, height, width), np.int64)
+    for y in range(height):
+        for z in range(width):
+            patch = padded[:, y * sh : y * sh + kh, z * sw : z * sw + kw]
+            out[:, y, z] = (c.weight.astype(np.int64) * patch).sum((1, 2, 3))
+    return out
+
+
+def test_quantised_numbers_stay_on_the_grid(program: Program) -> None:
+    layered = lowering.lower(program)
+    for layer in layered.layers:
+        for c in layer.connections:
+            assert c.weight.min() >= -256
+            assert c.weight.max() <= 254
+            assert not (c.weight % 2).any()
+        assert 0 < layer.vth <= 131071
+        assert np.abs(layer.bias_mant).max() <= 4095
+        assert 0 <= layer.bias_exp <= 7
+
+
+def test_quantisation_error_is_at_most_one_grid_step(program: Program) -> None:
+    for row in lowering.quantisation_table(lowering.lower(program, "float"), lowering.lower(program)):
+        assert row.weight_error_max <= 1 / max(abs(row.weight_min), row.weight_max) + 1e-9
+        assert row.sum_bound <= lowering.SUM_MAX
+
+
+def test_lowered_form_survives_its_file(program: Program, tmp_path) -> None:
+    for arithmetic in ("integer", "float"):
+        layered = lowering.lower(program, arithmetic)
+        (tmp_path / "x.npz").write_bytes(layered.to_bytes())
+        again = LayeredProgram.load(tmp_path / "x.npz")
+        assert again.digest == layered.digest
+        assert [la.name for la in again.layers] == [la.name for la in layered.layers]
+
+
+def test_batch_and_chunks_do_not_matter(program: Program, digits: Dataset, monkeypatch) -> None:
+    with deploy(program, "loihi") as model:
+        whole = model.run(digits.images, Keys(0, digits.ids))
+        monkeypatch.setattr("rsc.hw_targets.loihi._CHUNK_VALUES", 3000)
+        chunked = model.run(digits.images, Keys(0, digits.ids))
+        alone = model.run(digits.images[5:6], Keys(0, digits.ids[5:6]))
+    np.testing.assert_array_equal(whole.logits, chunked.logits)
+    np.testing.assert_array_equal(whole.logits[5:6], alone.logits)
+
+
+def test_sums_beyond_float32_are_exact() -> None:
+    """A wide dense layer with large payloads must switch to float64."""
+    weight = np.full((1, 600), 0.9, np.float32)
+    weight[0, 0] = 1.0
+    graph = nir.NIRGraph(
+        {
+            "input": nir.Input(np.array([600])),
+            "fc": nir.Affine(weight, np.zeros(1, np.float32)),
+            "output": nir.Output(np.array([1])),
+        },
+        [("input", "fc"), ("fc", "output")],
+    )
+    p = Program(graph, Semantics(dt=1e-3), EncoderSpec("direct", 1), (0.0, 1.0))
+    layered = lowering.lower(p)
+    model = LoihiModel(p, layered, torch.device("cpu"))
+    x = np.linspace(0, 1, 600, dtype=np.float32)[None]
+    state = model.run(x, Keys(0, np.array([0])), Probe.everything(("fc",))).spikes.states["fc.u"]
+    (c,) = layered.layers[0].connections
+    assert state.ravel().tolist() == [int(c.weight[0].astype(np.int64) @ layered.payload(x)[0]) << 6]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [("v_reset", [0.5] * 3, "resets"), ("tau", [2e-3, 3e-3, 4e-3], "varies"), ("v_threshold", [1, 2, 3], "varies")],
+)
+def test_what_loihi_cannot_hold_is_refused(field: str, value: list[float], word: str) -> None:
+    fields = {"tau": [2e-3] * 3, "r": [2.0] * 3, "v_leak": [0.0] * 3, "v_threshold": [1.0] * 3, "v_reset": [0.0] * 3}
+    node = nir.LIF(**{k: np.array(v, float) for k, v in (fields | {field: value}).items()})
+    graph = nir.NIRGraph(
+        {
+            "input": nir.Input(np.array([2])),
+            "fc": nir.Affine(np.ones((3, 2)), np.zeros(3)),
+            "lif": node,
+            "output": nir.Output(np.array([3])),
+        },
+        [("input", "fc"), ("fc", "lif"), ("lif", "output")],
+    )
+    p = Program(graph, Semantics(dt=1e-3))
+    assert [i.node for i in lowering.check(p)] == ["lif"]
+    with pytest.raises(UnsupportedNode, match=word):
+        deploy(p, "loihi")
