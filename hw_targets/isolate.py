@@ -115,18 +115,16 @@ def run(
         )
     budget, token, start = budget or Budget(), secrets.token_hex(8), time.monotonic()
     watched = _Watched(token, budget, start + budget.wall_s)
-    watcher = child = None
     try:
-        watcher = _watcher(token, folder)
         child = _child(command, folder, budget, token, environment or {})
-        (out, err), failure = _drain(child, watched)
     except OSError as error:
         raise TargetFault(
             f"{name} cannot be started.", str(error), "Free memory or end processes."
         ) from error
+    try:
+        (out, err), failure = _drain(child, watched)
     finally:
-        guard.end_run(token, child.pid if child and child.poll() is None else None, watched.segments)
-        _reap(child, watcher)
+        _end(child, watched)
     tails = out.decode(errors="replace"), err.decode(errors="replace")
     done = Completed(child.returncode, tails[0], tails[1], time.monotonic() - start)
     if failure or done.returncode:
@@ -160,34 +158,19 @@ class _Watched:
         return f"It used {used >> 20} MiB of memory; {self.budget.memory_bytes >> 20} MiB are allowed."
 
 
-def _environment(folder: Path, token: str, extra: Mapping[str, str]) -> dict[str, str]:
-    passed = {k: os.environ[k] for k in PASSED_ON if k in os.environ}
-    return passed | FIXED | {"TMPDIR": str(folder), guard.TOKEN: token} | dict(extra)
-
-
 def _child(
     command: Sequence[str], folder: Path, budget: Budget, token: str, extra: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
+    """The command behind its guard; the guard's standard input is the life line."""
     limit = str(budget.memory_bytes + ADDRESS_SLACK)
-    launcher = [sys.executable, "-I", "-S", guard.__file__, "launch", str(os.getpid()), limit]
+    passed = {k: os.environ[k] for k in PASSED_ON if k in os.environ}
     return subprocess.Popen(
-        [*launcher, *command],
+        [sys.executable, "-I", "-S", guard.__file__, token, str(folder), limit, *command],
         cwd=folder,
-        env=_environment(folder, token, extra),
-        stdin=subprocess.DEVNULL,
+        env=passed | FIXED | {"TMPDIR": str(folder)} | dict(extra),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def _watcher(token: str, folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", guard.__file__, "watch", token, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
         start_new_session=True,
     )
 
@@ -232,17 +215,18 @@ def _memory(pid: int) -> int:
     return 0
 
 
-def _reap(child: subprocess.Popen[bytes] | None, watcher: subprocess.Popen[bytes] | None) -> None:
-    """Wait for both and close everything."""
-    if child is not None:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
+def _end(child: subprocess.Popen[bytes], watched: _Watched) -> None:
+    """Cut the life line, wait for the guard to clean up, and do its work if it cannot."""
+    streams = [s for s in (child.stdin, child.stdout, child.stderr) if s is not None]
+    for stream in streams:
+        stream.close()
+    try:
+        child.wait(4 * guard.GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
         child.wait()
-        for stream in (child.stdout, child.stderr):
-            if stream is not None:
-                stream.close()
-    if watcher is not None:
-        watcher.communicate(b"done")
+    guard.end_run(watched.token)
+    guard.unlink(watched.segments)
 
 
 def _fault(name: str, failure: str, done: Completed) -> TargetFault:

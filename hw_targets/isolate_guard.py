@@ -1,10 +1,10 @@
-"""Two small programs that stand beside an isolated command; standard library only, run by path.
+"""Stands between a caller and its isolated command; standard library only, run by path.
 
-    python -I -S isolate_guard.py launch PARENT_PID ADDRESS_SPACE COMMAND...
-        dies with its parent (PR_SET_PDEATHSIG), limits its address space, becomes COMMAND.
-    python -I -S isolate_guard.py watch TOKEN FOLDER
-        waits on standard input; if it closes before "done", the parent is gone: ends every process
-        of the run, frees its shared memory and removes FOLDER.
+    python -I -S isolate_guard.py TOKEN FOLDER ADDRESS_SPACE COMMAND...
+
+Standard input is a life line that the caller holds. When it closes before the command has ended,
+the guard ends every process of the run, frees its shared memory and removes FOLDER; that also
+happens when the caller is killed. When the guard is killed, the command dies (PR_SET_PDEATHSIG).
 
 A run is known by its token, an environment variable that all its processes inherit, so members
 are found whatever group or session they moved to (Linux; elsewhere only the process group is known).
@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 TOKEN = "RSC_ISOLATED_RUN"
-GRACE_S = 2.0
+GRACE_S = 1.0
 _SEGMENT = re.compile(r"/dev/shm/(psm_[0-9a-f]+)")
 _PR_SET_PDEATHSIG = 1
 
@@ -53,16 +53,15 @@ def segments(pids: Iterable[int]) -> set[str]:
     return names
 
 
-def end_run(token: str, group: int | None = None, known: Iterable[str] = ()) -> None:
+def end_run(token: str, group: int | None = None) -> None:
     """End all processes of a run: SIGTERM, up to GRACE_S, SIGKILL; then unlink what shared memory is left.
 
     Args:
         token: of the run.
         group: its process group, where one is known.
-        known: segments seen earlier.
     """
     pids = members(token)
-    names = set(known) | segments(pids)
+    names = segments(pids)
     if pids or group is not None:
         _signal(pids, group, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_S
@@ -73,6 +72,11 @@ def end_run(token: str, group: int | None = None, known: Iterable[str] = ()) -> 
         while members(token) and time.monotonic() < deadline + GRACE_S:
             _signal(members(token), None, signal.SIGKILL)
             time.sleep(0.02)
+    unlink(names)
+
+
+def unlink(names: Iterable[str]) -> None:
+    """Free shared-memory segments; those already gone are fine."""
     for name in names:
         with contextlib.suppress(OSError):
             os.unlink(f"/dev/shm/{name}")
@@ -87,37 +91,63 @@ def _signal(pids: Iterable[int], group: int | None, number: signal.Signals) -> N
             os.kill(pid, number)
 
 
-def launch(parent: int, address_space: int, command: list[str]) -> None:
-    """Become `command`, dying with the parent and limited to `address_space` bytes (0: no limit)."""
+def become(command: list[str], parent: int, address_space: int) -> None:
+    """Turn into `command`: own session, dies with `parent`, at most `address_space` bytes (0: no limit)."""
+    os.setsid()
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        sys.exit(1)
+        os._exit(1)
     if address_space:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and an ignored signal is inherited
-    os.execvpe(command[0], command, os.environ)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    try:
+        os.execvpe(command[0], command, os.environ)
+    except OSError as error:
+        os.write(2, f"{command[0]}: {error.strerror}\n".encode())
+    finally:
+        os._exit(127)
 
 
-def watch(token: str, folder: str) -> None:
-    """Wait for "done" on standard input; on its end, or a new parent, clean up after the run."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        ready, _, _ = select.select([0], [], [], 1.0)
-        if ready:
-            if os.read(0, 16) == b"done":
-                return
-            break
-    end_run(token)
-    shutil.rmtree(folder, ignore_errors=True)
+def guard(token: str, folder: str, address_space: int, command: list[str]) -> None:
+    """Start the command, wait for its end or the caller's, clean up, end as the command ended."""
+    parent, here = os.getppid(), os.getpid()
+    os.environ[TOKEN] = token
+    child = os.fork()
+    if child == 0:
+        become(command, here, address_space)
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    status = _wait(child, parent)
+    end_run(token, child)
+    if status is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(here, os.WTERMSIG(status))
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def _wait(child: int, parent: int) -> int | None:
+    """The child's status; None when the life line (standard input) closed or the parent changed first."""
+    waited, timeout = [0], 0.05
+    with contextlib.suppress(AttributeError, OSError):
+        waited.append(os.pidfd_open(child))
+        timeout = 1.0
+    while True:
+        ready, _, _ = select.select(waited, [], [], timeout)
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        if 0 in ready or os.getppid() != parent:
+            return None
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "launch":
-        launch(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
-    else:
-        watch(*sys.argv[2:4])
+    guard(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:])
