@@ -22,7 +22,10 @@ def plain(text: object) -> str:
 
 def _unprintable(char: str) -> bool:
     kind = unicodedata.category(char)
-    return kind in ("Cc", "Cs", "Cn", "Zl", "Zp") or char in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    return (
+        kind in ("Cc", "Cs", "Cn", "Zl", "Zp")
+        or char in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    )
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
@@ -90,12 +93,12 @@ def _joule_scale(nanojoules: float) -> tuple[float, str]:
 
 def times(low: float, high: float) -> str:
     """A range of ratios: "1.49× to 5.25×"; one number if both ends print alike."""
-    ends = f"{_three(low)}×", f"{_three(high)}×"
+    ends = [f"{value:.2f}×" if abs(value) < 10 else f"{_three(value)}×" for value in (low, high)]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def seconds(value: float | None) -> str:
-    """A duration: "340 ms", "12.3 s", "5 min 2 s"."""
+    """A duration: "340 ms", "12.3 s", "5 min 2 s", "3 h 5 min"."""
     if value is None:
         return NONE
     if abs(value) < 1:
@@ -103,7 +106,8 @@ def seconds(value: float | None) -> str:
     if abs(value) < 100:
         return f"{_three(value)} s"
     minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def milliseconds(value: float | None) -> str:

@@ -1,0 +1,292 @@
+"""Tables of attacks, checks and certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rsc.report import numbers, select
+from rsc.report.table import Table, number, status, table, text
+from rsc.report.value import Report
+from rsc.robustness.results import AttackRow, CertifyReport, HealthCheck, PairedDifference, RobustnessReport
+
+
+def deployment(report: Report) -> Table:
+    """One line per model and ball: the model attacked itself, and the same ball where it is deployed."""
+    rows = select.attack_rows(report)
+    columns = [
+        *text("Model", "Ball"),
+        *number("White box, where the model was attacked", "Same images replayed on a target"),
+        *number("Black box on a target", "n"),
+    ]
+    body = [
+        _deployment_row(rows, budget, name)
+        for name in select.model_names(report)
+        for budget in select.budgets(r for r in rows if r.model == name)
+    ]
+    note = (
+        "Per-run accuracy under the strongest attack of each kind. Replayed: the images were made on another"
+        " model or target, so the number is an upper bound of what a dedicated attack would leave."
+    )
+    return table("robust", "Robust accuracy by kind of attack", columns, body, note)
+
+
+def _deployment_row(rows: tuple[AttackRow, ...], budget: select.Budget, name: str) -> list[object]:
+    mine = [row for row in rows if row.model == name]
+    black = [row for row in mine if is_black_box(row)]
+    replayed = [row for row in mine if row.crafted_on and row not in black]
+    white = [row for row in mine if row not in black and row not in replayed]
+    kinds = [_by_target(kind, budget, name) for kind in (white, replayed, black)]
+    ns = sorted({row.per_run.n for row in mine if (row.norm, row.eps) == budget})
+    return [name, select.budget_text(budget, rows), *kinds, ", ".join(map(str, ns))]
+
+
+def is_black_box(row: AttackRow) -> bool:
+    """Whether the attack asked for outputs only."""
+    return row.attack.startswith(select.BLACK_BOX)
+
+
+def _by_target(rows: list[AttackRow], budget: select.Budget, name: str) -> str:
+    found = []
+    for target in dict.fromkeys(row.target for row in rows):
+        row = select.strongest(rows, budget, name, target)
+        if row is not None:
+            found.append(f"{numbers.accuracy(row.per_run)} {target} ({row.attack})")
+    return "; ".join(found) or numbers.NONE
+
+
+def attacks(report: Report) -> Table:
+    """Every attack that was run, with all three accuracies."""
+    columns = [
+        *text("Model", "Scored on", "Images made on", "Ball", "Attack"),
+        *number("Per run", "Vote", "Right every time", "… without attack", "n × draws"),
+        *text("Seeds, attack / scoring"),
+    ]
+    note = (
+        "Per run: expected over the encoder's noise. Vote: plurality of the draws. Right every time: in all"
+        " draws, what is left if an attacker may try that often; compare it with that number without attack."
+    )
+    return table(
+        "attacks",
+        "Every attack",
+        columns,
+        map(_attack_row, select.attack_rows(report)),
+        note,
+        detail=True,
+    )
+
+
+def _attack_row(row: AttackRow) -> list[object]:
+    return [
+        row.model,
+        row.target,
+        row.crafted_on or "itself",
+        f"{select.NORMS.get(row.norm, row.norm)} {row.eps_text or f'{row.eps:g}'}",
+        attack_text(row),
+        numbers.accuracy(row.per_run),
+        numbers.accuracy(row.vote),
+        numbers.accuracy(row.worst_of),
+        numbers.accuracy(row.baseline.worst_of),
+        f"{row.per_run.n} × {row.per_run.draws}",
+        f"{row.attack_seed} {row.attack_stream} / {_noise(row)}",
+    ]
+
+
+def _noise(row: AttackRow) -> str:
+    return f"{row.scores.seed} {row.scores.stream} ({row.scores.source})"
+
+
+def attack_text(row: AttackRow) -> str:
+    """ "pgd, 40 steps, 2 restarts, 16 fresh draws per gradient, surrogate atan"."""
+    parts = [row.attack]
+    parts += [f"{row.steps} steps"] if row.steps else []
+    parts += [f"{row.restarts} restarts"] if row.restarts > 1 else []
+    parts += [f"{row.eot} {row.eot_mode} draws per gradient"] if row.eot else []
+    parts += [f"surrogate {row.surrogate}"] if row.surrogate else []
+    parts += [f"rounded to {row.levels} levels"] if row.levels else []
+    parts += [f"{row.runs_per_image:,} runs per image"] if row.runs_per_image else []
+    return ", ".join(parts)
+
+
+def clean(report: Report) -> Table:
+    """The three accuracies without any perturbation, per model and target."""
+    columns = [
+        *text("Model", "Target"),
+        *number("Per run", "Vote", "Right every time", "n × draws", "Seed"),
+        *text("Noise"),
+    ]
+    return table("clean", "Without attack", columns, map(_clean_row, report.robustness))
+
+
+def _clean_row(r: RobustnessReport) -> list[object]:
+    scores = r.clean
+    three = [numbers.accuracy(a) for a in (scores.per_run, scores.vote, scores.worst_of)]
+    size = f"{scores.per_run.n} × {scores.per_run.draws}"
+    return [r.model, r.target, *three, size, scores.seed, f"{scores.source}, stream {scores.stream}"]
+
+
+def curves(report: Report) -> Table:
+    """Areas under the curves of accuracy over strength."""
+    columns = [
+        *text("Model", "Target", "Norm", "Attack", "Strengths"),
+        *number("Area (QTE)", "Mean accuracy"),
+    ]
+    body = []
+    for r in report.robustness:
+        for curve in (c for c in r.curves if c.rows):
+            first = curve.rows[-1]
+            strengths = ", ".join(row.eps_text or f"{row.eps:g}" for row in curve.rows)
+            norm = select.NORMS.get(first.norm, first.norm)
+            area = [numbers.small(curve.qte), numbers.percent(curve.qte_mean)]
+            body.append([first.model, first.target, norm, first.attack, strengths, *area])
+    note = "QTE: trapezoid area under per-run accuracy over eps (Wu et al., arXiv 2407.20099)."
+    return table("curves", "Accuracy over strength", columns, body, note)
+
+
+def differences(report: Report) -> Table:
+    """Pairs on the same images under the same noise."""
+    columns = [
+        *text("Pair, second minus first"),
+        *number("Per run, points", "Vote, points", "Right only in first / second", "McNemar p"),
+        *number("Changed answers", "n × draws"),
+    ]
+    found = (d for r in report.robustness for d in r.differences)
+    return table("differences", "Paired differences", columns, map(_difference_row, found))
+
+
+def _difference_row(d: PairedDifference) -> list[object]:
+    ends = f"[{numbers.points(d.interval.low)}, {numbers.points(d.interval.high)}]"
+    return [
+        f"{d.second} − {d.first}",
+        f"{numbers.points(d.per_run)} {ends}",
+        numbers.points(d.vote),
+        f"{d.only_first} / {d.only_second}",
+        numbers.small(d.mcnemar_p),
+        f"{d.flipped_runs:,} of {d.runs:,}",
+        f"{d.n} × {d.draws}",
+    ]
+
+
+def checks(report: Report) -> Table:
+    """Health checks, the failed ones first."""
+    found = [(r, check) for r in report.robustness for check in r.checks]
+    found.sort(key=lambda pair: ("FAIL", "WARN", "PASS").index(pair[1].status))
+    columns = [*status("Status"), *text("Check", "Model on target", "Numbers", "What to do")]
+    return table("checks", "Can these numbers be trusted?", columns, (_check_row(r, c) for r, c in found))
+
+
+def _check_row(r: RobustnessReport, check: HealthCheck) -> list[object]:
+    values = ", ".join(f"{name} {numbers.small(value)}" for name, value in check.numbers.items())
+    return [check.status, f"{check.id} {check.title}", f"{r.model} on {r.target}", values, check.next_step]
+
+
+def certificates(report: Report) -> Table:
+    """Certified accuracy by radius."""
+    columns = [*text("Model", "Target"), *number("L2 radius", "L∞ ball inside", "Certified accuracy", "n")]
+    body = [
+        [
+            found.name,
+            found.report.target,
+            numbers.small(row.radius),
+            numbers.small(row.linf_eps),
+            f"{numbers.percent(row.certified_accuracy)}"
+            f" {numbers.percent_range(row.interval.low, row.interval.high)}",
+            row.n,
+        ]
+        for found in select.certificates(report)
+        for row in found.report.rows
+    ]
+    note = (
+        "Radii in pixel units. A certificate holds for the vote, at the confidence below, under any attack."
+    )
+    return table("certificates", "Certified accuracy", columns, body, note)
+
+
+def certificate_parameters(report: Report) -> Table:
+    """How the certificates were made."""
+    columns = [
+        *text("Model", "Rule"),
+        *number("σ", "T", "Draws to select / estimate", "α per image", "Images", "Expected false"),
+        *number("Abstained", "At the ceiling", "Ceiling radius", "Seed"),
+        *text("Noise"),
+    ]
+    body = [_parameter_row(found.name, found.report) for found in select.certificates(report)]
+    note = "At the ceiling: all draws agreed, so that more draws would certify a larger radius."
+    return table("certificate-parameters", "How it was certified", columns, body, note)
+
+
+def _parameter_row(name: str, c: CertifyReport) -> list[object]:
+    return [
+        name,
+        c.rule,
+        numbers.small(c.sigma),
+        c.steps,
+        f"{c.n0:,} / {c.n:,}",
+        numbers.small(c.alpha),
+        len(c.images),
+        numbers.small(c.expected_false),
+        c.abstained,
+        c.at_ceiling,
+        numbers.small(c.ceiling),
+        c.seed,
+        c.source,
+    ]
+
+
+def guarantees(report: Report) -> Table:
+    """What the certificates promise for a few runs."""
+    found = select.certificates(report)
+    votes = sorted({k for c in found for g in c.report.guarantees for k in g.votes})
+    columns = [*text("Model"), *number("L2 radius", "One run", *(f"Vote of {k}" for k in votes))]
+    body = [
+        [c.name, numbers.small(g.radius), numbers.percent(g.per_run)]
+        + [numbers.percent(g.votes.get(k)) for k in votes]
+        for c in found
+        for g in c.report.guarantees
+    ]
+    note = "Lower bounds of the mean accuracy under any L2 attack of that size."
+    return table("guarantees", "Guaranteed accuracy of few runs", columns, body, note)
+
+
+def threat_model(report: Report) -> str:
+    """What the attacker may do, from the rows themselves."""
+    rows = select.attack_rows(report)
+    if not rows:
+        return ""
+    balls = ", ".join(select.budget_text(b, rows) for b in select.budgets(rows)) or "none"
+    modes = _list(row.eot_mode for row in rows if row.eot)
+    apart = all((r.attack_seed, r.attack_stream) != (r.scores.seed, r.scores.stream) for r in rows)
+    return (
+        "The white-box attacker knows weights, time steps and the law of the noise, and adds one perturbation"
+        f" within {balls} (pixel units, inside the legal pixel range) before the noise is drawn. Noise in the"
+        f" gradients: {modes}. Surrogate gradients: {_list(row.surrogate for row in rows)}. "
+        + (
+            "All scores are on noise that the attack never saw."
+            if apart
+            else "Some scores share their noise with the attack and mean little."
+        )
+    )
+
+
+def not_tried(report: Report) -> tuple[str, ...]:
+    """Kinds of attack that no row of the report shows."""
+    rows = select.attack_rows(report)
+    if not rows:
+        return ("No attack was run.",)
+    tried = {
+        "gradient attacks with more than one noise draw per gradient": any(r.eot > 1 for r in rows),
+        "more than one restart": any(r.restarts > 1 for r in rows),
+        "several surrogate gradients": len({r.surrogate for r in rows if r.surrogate}) > 1,
+        "an attacker who knows the noise (frozen draws)": any(r.eot_mode == "frozen" for r in rows),
+        "black-box attacks (square, SPSA)": any(r.attack.startswith(("square", "spsa")) for r in rows),
+        "images made on another model (transfer)": any(r.crafted_on for r in rows),
+        "images rounded to the input grid before scoring": any(r.levels for r in rows),
+        "attacks in other norms than " + _list(select.NORMS.get(r.norm, r.norm) for r in rows): len(
+            {r.norm for r in rows}
+        )
+        == len(select.NORMS),
+    }
+    return tuple(f"Not tried: {what}." for what, done in tried.items() if not done)
+
+
+def _list(items: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(item for item in items if item)) or numbers.NONE
