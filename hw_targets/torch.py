@@ -6,7 +6,6 @@ Options: `float32` (default) or `float64`, `cpu` (default) or `cuda`. In float64
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -65,13 +64,12 @@ class TorchModel(DeployedModel):
 
     Attributes:
         module: the `TorchModule`, for attacks and anything that needs gradients.
-        memory_bytes: the batch is cut so that the values of one layer stay below it.
     """
 
     target, version = "torch", torch.__version__
 
-    def __init__(self, program: Program, arithmetic: str, device: str, memory_bytes: int = 1 << 28) -> None:
-        self.program, self.arithmetic, self.memory_bytes = program, arithmetic, memory_bytes
+    def __init__(self, program: Program, arithmetic: str, device: str) -> None:
+        self.program, self.arithmetic = program, arithmetic
         self.module = TorchModule(program, _DTYPES[arithmetic]).to(device)
         self.device = torch.device(device)
 
@@ -88,17 +86,15 @@ class TorchModel(DeployedModel):
         nodes = self.module.graph.nodes
         spiking = {name for name, node in nodes.items() if isinstance(node, SPIKING)}
         watched = {name for name in probe.states if isinstance(nodes.get(name), NEURONS)}
-        recorded = spiking if probe.counts else spiking & probe.spikes
+        rasters = spiking & probe.spikes
+        keep, count = {*self.program.outputs, *rasters}, spiking if probe.counts else ()
         with torch.inference_mode():
-            run = self.module.run(tensors, state, {*self.program.outputs, *recorded}, watched)
-        return self._result(run, recorded, probe), run.state
+            run = self.module.run(tensors, state, keep, count, watched)
+        return _result(run, self.program.outputs, rasters), run.state
 
     def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
         steps, batch = next(iter(frames.values())).shape[:2]
-        widest = max(math.prod(shape) for shape in self.module.shapes.values())
-        size = max(
-            1, self.memory_bytes // (steps * max(widest, 1) * torch.finfo(self.module.dtype).bits // 8)
-        )
+        size = self.module.batch_size(steps)
         parts = [
             self.run_state(
                 {name: value[:, first : first + size] for name, value in frames.items()}, None, probe
@@ -110,21 +106,18 @@ class TorchModel(DeployedModel):
     def _to_device(self, value: np.ndarray) -> Tensor:
         """Frames on the device; constant ones are expanded over time, so they are computed once."""
         frames = torch.from_numpy(np.ascontiguousarray(value))
-        if len(frames) > 1 and bool((frames == frames[:1]).all()):
+        if len(frames) > 1 and torch.equal(frames[0], frames[-1]) and bool((frames == frames[:1]).all()):
             frames = frames[:1]
         return frames.to(self.device, self.module.dtype).expand(value.shape)
 
-    def _result(self, run: TorchRun, recorded: set[str], probe: Probe) -> StepsResult:
-        counts, rasters = {}, {}
-        for name in sorted(recorded):
-            spikes = run.values[name]
-            if probe.counts:
-                counts[name] = spikes.sum(0, dtype=torch.float64).to(torch.int64).cpu().numpy()
-            if name in probe.spikes:
-                rasters[name] = (spikes > 0).cpu().numpy()
-        outputs = {name: _float64(run.values[name]) for name in self.program.outputs}
-        states = {key: _float64(values) for key, values in run.states.items()}
-        return StepsResult(outputs, SpikeRecord(counts, rasters, states))
+
+def _result(run: TorchRun, outputs: tuple[str, ...], rasters: set[str]) -> StepsResult:
+    record = SpikeRecord(
+        counts={name: total.to(torch.int64).cpu().numpy() for name, total in sorted(run.counts.items())},
+        rasters={name: (run.values[name] > 0).cpu().numpy() for name in sorted(rasters)},
+        states={key: _float64(values) for key, values in run.states.items()},
+    )
+    return StepsResult({name: _float64(run.values[name]) for name in outputs}, record)
 
 
 def _float64(values: Tensor) -> np.ndarray:

@@ -36,11 +36,13 @@ class TorchRun:
 
     Fields:
         values: node -> [T, B, ...] output of the nodes asked for.
+        counts: node -> [B, ...] sum over the steps of the nodes asked for.
         states: "node.v", "node.i" -> [T, B, ...] of the nodes asked for, after reset.
         state: to go on from.
     """
 
     values: dict[str, Tensor]
+    counts: dict[str, Tensor]
     states: dict[str, Tensor]
     state: TorchState
 
@@ -53,6 +55,7 @@ class Walk:
     ) -> None:
         self.steps, self.batch, self.frames, self.watched = steps, batch, frames, watched
         self.values: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
         self.v, self.i, self.lines = dict(state.v), dict(state.i), dict(state.lines)
         self.held = dict(state.held)
         self._last: dict[str, Tensor] = {}
@@ -63,8 +66,10 @@ class Walk:
         values = self.values[source]
         return torch.cat([self.held[source][None], values[:-1]]) if delayed else values
 
-    def close(self, name: str) -> None:
-        """Note the last output of a node if a delayed edge leaves it."""
+    def close(self, name: str, count: bool) -> None:
+        """Note the sum of a node's outputs, and the last one if a delayed edge leaves it."""
+        if count:
+            self.counts[name] = self.values[name].sum(0)
         if name in self.held:
             self._last[name] = self.values[name][-1]
 
