@@ -8,6 +8,7 @@ file uses the package under test except the value types in `program`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 
 import nir
@@ -19,7 +20,9 @@ from rsc.results import SpikeRecord
 T = 8
 
 
-def closed_form(shape: tuple[int, ...], k: int, off: int, mod: int, f: Callable[[np.ndarray], np.ndarray]):
+def closed_form(
+    shape: tuple[int, ...], k: int, off: int, mod: int, f: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """f((i k + off) mod m) over the C-order index i."""
     i = np.arange(int(np.prod(shape)), dtype=np.int64)
     return f((i * k + off) % mod).reshape(shape)
@@ -38,7 +41,12 @@ XD = np.repeat(closed_form((1, 2, 8, 8), 5743, 911, 97, lambda r: np.clip(r - 33
 
 
 def taps(x: tuple[int, ...], w: tuple[int, ...], s: int, p: int, d: int = 1, g: int = 1) -> Iterator[tuple]:
-    """Every in-bounds (output o, y, z; weight c, a, b; input channel, i, j) of a convolution."""
+    """Every in-bounds (output o, y, z; weight c, a, b; input channel, i, j) of a convolution.
+
+    Args:
+        x, w: shapes [N, C, H, W] and [C_out, C_in / g, K, K].
+        s, p, d, g: stride, padding, dilation, groups.
+    """
     _, ci, height, width = x
     co, per_group, k, _ = w
     ho, wo = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n in (height, width))
@@ -126,27 +134,27 @@ def wrap(nodes: dict, edges: list[tuple[str, str]], encoder: EncoderSpec | None 
 def program(encoder: EncoderSpec | None = None) -> Program:
     """The network as a NIR program."""
     nodes = {
-        "input": nir.Input(np.array([2, 8, 8])),
+        "input": nir.Input({"input": np.array([2, 8, 8])}),
         "conv1": conv_node(W1, B1, (8, 8), 1, 1),
         "lif1": lif_node((4, 8, 8)),
         "conv2": conv_node(W2, B2, (8, 8), 2, 0),
         "lif2": lif_node((6, 3, 3)),
-        "flatten": nir.Flatten(np.array([6, 3, 3]), 0),
+        "flatten": nir.Flatten({"input": np.array([6, 3, 3])}, 0),
         "fc": nir.Affine(W3, B3),
-        "output": nir.Output(np.array([10])),
+        "output": nir.Output({"output": np.array([10])}),
     }
     names = list(nodes)
-    return wrap(nodes, list(zip(names, names[1:], strict=False)), encoder)
+    return wrap(nodes, list(itertools.pairwise(names)), encoder)
 
 
 def recurrent_program() -> Program:
     """fc -> LIF(10) with W4 from its own spikes; the input is the flattened spikes of lif2."""
     nodes = {
-        "input": nir.Input(np.array([54])),
+        "input": nir.Input({"input": np.array([54])}),
         "fc": nir.Affine(W3, B3),
         "lif3": lif_node((10,)),
         "rec": nir.Linear(W4),
-        "output": nir.Output(np.array([10])),
+        "output": nir.Output({"output": np.array([10])}),
     }
     edges = [("input", "fc"), ("fc", "lif3"), ("lif3", "rec"), ("rec", "lif3"), ("lif3", "output")]
     return wrap(nodes, edges)

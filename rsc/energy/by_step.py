@@ -33,7 +33,7 @@ def sop_by_step(
         if isinstance(net.nodes[name], WEIGHTED) and all(e.source in binary for e in edges)
     }
     return {
-        name: np.sum([_edge_by_step(activity, e) for e in edges], axis=0, dtype=np.int64)
+        name: np.stack([_edge_by_step(activity, e) for e in edges]).sum(0)
         for name, edges in fed.items()
     }
 
