@@ -10,7 +10,7 @@ import nir
 import numpy as np
 
 from rsc.errors import InputRefused, MalformedFile, UnsupportedNode
-from rsc.export.shapes import MAX_ELEMENTS, conv_output, flatten_output, infer_shapes
+from rsc.export.shapes import MAX_ELEMENTS, infer_shapes, set_window_types
 
 _CONV = ("weight", "stride", "padding", "dilation", "groups", "bias")
 _POOL = ("kernel_size", "stride", "padding")
@@ -191,7 +191,6 @@ def _construct(name: str, kind: str, v: dict[str, Any]) -> Any:
         return _conv(name, kind, v)
     if kind in ("SumPool2d", "AvgPool2d"):
         pair = {k: _per_axis(name, k, v[k], 2) for k in _POOL}
-        _positive(name, pair, ("kernel_size", "stride"), ("padding",))
         return getattr(nir, kind)(**pair)
     if kind == "Flatten":
         return _flatten(name, v)
@@ -269,11 +268,6 @@ def _conv(name: str, kind: str, v: dict[str, Any]) -> Any:
             f"Convolution '{name}' has groups {groups}.", "They divide its channels.", "Correct it."
         )
     v["groups"] = int(groups.item())
-    _positive(name, v, ("stride", "dilation"), ("padding",))
-    if isinstance(v["padding"], str) and v["padding"] == "same" and np.any(v["stride"] != 1):
-        raise MalformedFile(
-            f"Convolution '{name}' pads 'same' with a stride.", "Only stride 1 keeps the size.", "Pad it."
-        )
     given = v.pop("input_shape", np.array([]))
     if axes == 1:
         v |= {k: int(v[k][0]) for k in ("stride", "padding", "dilation") if not isinstance(v[k], str)}
@@ -282,8 +276,7 @@ def _conv(name: str, kind: str, v: dict[str, Any]) -> Any:
         spatial = tuple(int(d) for d in _shape(name, _per_axis(name, "input_shape", given, axes)))
         shape = (weight.shape[1] * v["groups"], *spatial)
         node.input_shape = given if axes == 2 else spatial[0]
-        node.input_type = {"input": np.array(shape)}
-        node.output_type = {"output": np.array(conv_output(name, node, shape))}
+        set_window_types(name, node, shape)
     return node
 
 
@@ -292,9 +285,7 @@ def _flatten(name: str, v: dict[str, Any]) -> Any:
     given = v.get("input_type", np.array([]))
     node = nir.Flatten(None, start, end)  # type: ignore[arg-type]
     if given.size:
-        shape = tuple(int(d) for d in _shape(name, given))
-        node.input_type = {"input": np.array(shape)}
-        node.output_type = {"output": np.array(flatten_output(name, shape, start, end))}
+        set_window_types(name, node, tuple(int(d) for d in _shape(name, given)))
     return node
 
 
@@ -304,11 +295,3 @@ def _per_axis(name: str, key: str, value: np.ndarray, axes: int) -> np.ndarray:
             f"'{key}' of node '{name}' has {value.size} values.", f"{axes} are needed.", "Correct it."
         )
     return np.full(axes, value.reshape(())) if value.size == 1 else value.reshape(axes)
-
-
-def _positive(name: str, v: dict[str, Any], positive: tuple[str, ...], not_negative: tuple[str, ...]) -> None:
-    for key in positive + not_negative:
-        if not isinstance(v[key], str) and v[key].min() < (key in positive):
-            raise MalformedFile(
-                f"'{key}' of node '{name}' is {v[key].tolist()}.", "It is too small.", "Correct it."
-            )

@@ -1,22 +1,21 @@
-"""Shapes of all nodes of a NIR graph, from its inputs on; a mismatch names the edge.
+"""Write the types of all nodes into a NIR graph that was read, from its inputs on; a mismatch names the edge.
 
-NIR 1.0.8 infers shapes too, but counts only one kernel side, refuses grouped convolutions and
-needs time exponential in the nesting of graphs.
+NIR 1.0.8 does so too, but counts only one kernel side, refuses grouped convolutions and needs time
+exponential in the nesting of graphs. The geometry is that of `rsc.shapes`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Sequence
 from typing import Any
 
 import nir
 import numpy as np
 
-from rsc.errors import MalformedFile
+from rsc.errors import InputRefused, MalformedFile
+from rsc.shapes import Shape, flat_shape, window
 
-Shape = tuple[int, ...]
 MAX_ELEMENTS = 1 << 31
 
 
@@ -115,72 +114,42 @@ def _free_name(graph: nir.NIRGraph, name: str) -> str:
 
 def _set_types(name: str, node: Any, shape: Shape) -> None:
     """Types of a node without a shape of its own (Conv, pooling, Flatten), fed with `shape`."""
-    if isinstance(node, nir.Flatten):
-        out = flatten_output(name, shape, int(node.start_dim), int(node.end_dim))
-    elif isinstance(node, nir.Conv1d | nir.Conv2d):
-        out = conv_output(name, node, shape)
-        if isinstance(node, nir.Conv1d):
-            node.input_shape = shape[1]
-        else:
-            node.input_shape = (shape[1], shape[2])
-    elif isinstance(node, nir.SumPool2d | nir.AvgPool2d):
-        out = (shape[0], *_windows(name, shape[1:], node.kernel_size, node.stride, node.padding, (1, 1)))
-    else:
+    if not isinstance(node, nir.Flatten | nir.Conv1d | nir.Conv2d | nir.SumPool2d | nir.AvgPool2d):
         raise MalformedFile(
             f"Node '{name}' has no shape.", f"It is a {type(node).__name__}.", "Export it again."
         )
+    if isinstance(node, nir.Conv1d):
+        node.input_shape = shape[-1]
+    elif isinstance(node, nir.Conv2d):
+        node.input_shape = (shape[-2], shape[-1])
+    set_window_types(name, node, shape)
+
+
+def set_window_types(name: str, node: Any, shape: Shape) -> None:
+    """Types of a Conv, pooling or Flatten node that is fed with `shape`.
+
+    Raises:
+        MalformedFile: the node does not fit the shape.
+    """
+    if isinstance(node, nir.Conv1d | nir.Conv2d):
+        axes, channels = node.weight.ndim - 1, node.weight.shape[1] * int(node.groups)
+        fits = len(shape) == axes and shape[0] == channels
+    else:
+        fits = isinstance(node, nir.Flatten) or len(shape) == 3
+    if not fits:
+        kind = type(node).__name__
+        raise MalformedFile(
+            f"{kind} '{name}' is fed with {list(shape)}.", "Axes or channels differ.", "Correct it."
+        )
+    try:
+        if isinstance(node, nir.Flatten):
+            out = flat_shape(node, shape)
+        else:
+            channels = node.weight.shape[0] if isinstance(node, nir.Conv1d | nir.Conv2d) else shape[0]
+            out = (channels, *window(node).output(shape[1:]))
+    except InputRefused as error:
+        raise MalformedFile(f"Node '{name}': {error.what}", error.why, error.fix) from error
+    if math.prod(out) > MAX_ELEMENTS:
+        raise MalformedFile(f"Node '{name}' gives {list(out)}.", "That is too large.", "Correct it.")
     node.input_type = {"input": np.array(shape)}
     node.output_type = {"output": np.array(out)}
-
-
-def conv_output(name: str, node: Any, shape: Shape) -> Shape:
-    """[C_out, ...] of a convolution fed with [C_in, ...].
-
-    Raises:
-        MalformedFile: wrong channels, wrong number of axes, or nothing is left.
-    """
-    weight = node.weight
-    if len(shape) != weight.ndim - 1 or shape[0] != weight.shape[1] * int(node.groups):
-        expected = f"[{weight.shape[1] * int(node.groups)}{', N' * (weight.ndim - 2)}]"
-        raise MalformedFile(
-            f"Convolution '{name}' is fed with {list(shape)}.", f"It takes {expected}.", "Correct it."
-        )
-    kernel = weight.shape[2:]
-    out = _windows(name, shape[1:], kernel, node.stride, node.padding, node.dilation)
-    return (weight.shape[0], *out)
-
-
-def _windows(name: str, size: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> Shape:
-    """Number of windows along each axis: floor((n + 2 p - d (k - 1) - 1) / s) + 1."""
-    axes = len(size)
-    if isinstance(padding, str):
-        padding = None if padding == "same" else 0
-    if padding is None:
-        return tuple(size)
-    k, s, p, d = (
-        np.broadcast_to(np.asarray(v), (axes,)).tolist() for v in (kernel, stride, padding, dilation)
-    )
-    out = tuple((n + 2 * p[i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i, n in enumerate(size))
-    if min(out) < 1 or math.prod(out) > MAX_ELEMENTS:
-        raise MalformedFile(
-            f"Node '{name}' gives {list(out)} from {list(size)}.",
-            "Its windows do not fit.",
-            "Use a smaller kernel or a larger input.",
-        )
-    return out
-
-
-def flatten_output(name: str, shape: Shape, start: int, end: int) -> Shape:
-    """Shape after joining axes start..end (inclusive, without batch; negative from the back).
-
-    Raises:
-        MalformedFile: there are no such axes.
-    """
-    first, last = (d + len(shape) if d < 0 else d for d in (start, end))
-    if not 0 <= first <= last < len(shape):
-        raise MalformedFile(
-            f"Flatten '{name}' joins axes {start} to {end}.",
-            f"Its input has shape {list(shape)} (without batch).",
-            "Use start_dim 0 to flatten everything.",
-        )
-    return (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :])
