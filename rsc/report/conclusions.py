@@ -22,8 +22,8 @@ def conclude(report: Report) -> Report:
     others = (*select.with_role(report, "direct"), *smoothed)
     rivals = [(ours, other) for other in others for ours in select.with_role(report, "rsc")]
     sentences = [
-        *(_clean_sentence(report, ours, other) for ours, other in rivals),
         *(_robust_sentence(report, ours, other) for ours, other in rivals),
+        *(_clean_sentence(report, ours, other) for ours, other in rivals),
         *(_certified_sentence(report, ours, other) for ours, other in rivals),
         *_deployment_sentences(report),
         *(_parity_sentence(row) for row in report.parity),

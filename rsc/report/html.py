@@ -15,7 +15,7 @@ from rsc.report.sections import lead, sections
 from rsc.report.value import Report
 
 STATES = {"PASS": "good", "WARN": "warn", "FAIL": "bad", "yes": "good", "no": "bad"}
-_SPAN = re.compile(r"\[[-+\d., ]+\]|\b\d[\d.,]* [kMGTPnµm]?J?\b")
+_SPAN = re.compile(r"\[[-+\d., ]+\]|\b\d[\d.,]* (?:[kMGTPnµmpf]?J|[kMGTP]|[mµ]?s)\b|L[∞12] \S+")
 _INTERVAL = re.compile(r"^(?P<value>[^\[]*\S) (?P<range>\[[^\]]*\])(?P<rest>[^;]*)$")
 
 
@@ -32,7 +32,8 @@ def html(report: Report) -> str:
     environment.filters |= {"plain": plain, "split_interval": split_interval, "flow": flow}
     found = sections(report)
     # Our own drawing, serialised by an XML writer that escapes every label in it.
-    plots = {name: Markup(PLOTS[name](report)) for section in found for name in section.plots}
+    drawings = {name: PLOTS[name](report) for section in found for name in section.plots}
+    plots = {name: d and d._replace(svg=Markup(d.svg)) for name, d in drawings.items()}
     return environment.get_template("report.html.j2").render(
         report=report,
         lead=lead(report),
@@ -57,6 +58,10 @@ def split_interval(cell: str) -> Markup:
 def _one(cell: str) -> Markup:
     match = _INTERVAL.match(cell)
     if match is None:
-        return Markup('<span class="part">{}</span>').format(cell) if len(cell) < 28 else Markup.escape(cell)
+        return (
+            Markup('<span class="part">{}</span>').format(cell)
+            if len(cell) < 15
+            else Markup.escape(flow(cell))
+        )
     shown = match["value"] + match["rest"]
     return Markup('<span class="part">{}</span><span class="range">{}</span>').format(shown, match["range"])

@@ -14,7 +14,7 @@ from rsc.report.value import Report
 
 # An interval such as [57.0, 65.3] is no link, and reads better without backslashes.
 _OPENING = re.compile(r"\[(?![-+\d., ]+\](?![(\[:]))")
-_LEADING = re.compile(r"^(#|[-+](?=\s)|\d+(?=[.)]))")
+_LEADING = re.compile(r"^(#|[-+](?=\s)|\d+(?=[.)](\s|$)))")
 
 
 def markdown(report: Report) -> str:

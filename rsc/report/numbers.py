@@ -111,8 +111,10 @@ def seconds(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """A short duration given in ms."""
-    return NONE if value is None else f"{_three(value)} ms"
+    """A short duration given in ms: "1.9 ms", "10.0 µs"."""
+    if value is None:
+        return NONE
+    return f"{_three(value)} ms" if abs(value) >= 0.1 or value == 0 else f"{_three(1000 * value)} µs"
 
 
 def small(value: float | None) -> str:

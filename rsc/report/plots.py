@@ -1,4 +1,4 @@
-"""The plots of a report, each a function from the report to SVG text, or "" if there is nothing to show."""
+"""The plots of a report, each a function from the report; None if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsc.energy.results import Energy, EnergyReport, PricedProfile
 from rsc.report import select
 from rsc.report.numbers import plain
 from rsc.report.select import Budget, Place
-from rsc.report.svg import INK, render, style
+from rsc.report.svg import INK, Drawing, render, style
 from rsc.report.value import Report
 from rsc.robustness.results import Accuracy
 
@@ -24,7 +24,7 @@ _LABEL = 34
 _PANELS = 4
 
 
-def robust(report: Report) -> str:
+def robust(report: Report) -> Drawing | None:
     """Robust accuracy over eps, every model where it was attacked itself."""
     homes = [Place(name, select.home(report, name) or "") for name in select.model_names(report)]
     scored = set(select.places(report))
@@ -32,18 +32,20 @@ def robust(report: Report) -> str:
     return _curves(report, "robust", [p for p in homes if p in scored], title)
 
 
-def deployed(report: Report) -> str:
+def deployed(report: Report) -> Drawing | None:
     """Robust accuracy over eps, the same model on several targets."""
     found = select.places(report)
     several = [p for p in found if len({q.target for q in found if q.model == p.model}) > 1]
     return _curves(report, "deployed", several, "Robust accuracy before and after deployment", targets=True)
 
 
-def _curves(report: Report, name: str, shown: Sequence[Place], title: str, targets: bool = False) -> str:
+def _curves(
+    report: Report, name: str, shown: Sequence[Place], title: str, targets: bool = False
+) -> Drawing | None:
     budgets = select.budgets(select.attack_rows(report))
     norms = list(dict.fromkeys(b.norm for b in budgets))
     if not shown or not budgets:
-        return ""
+        return None
     with style(name):
         figure, axes = _figure(len(norms), 3.3)
         for ax, norm in zip(axes, norms, strict=True):
@@ -76,11 +78,11 @@ def _ends(y: Sequence[float], low: Sequence[float], high: Sequence[float]) -> li
     return [below, [max(0.0, b - a) for a, b in zip(y, high, strict=True)]]
 
 
-def certified(report: Report) -> str:
+def certified(report: Report) -> Drawing | None:
     """Certified accuracy over L2 radius."""
     found = [c for c in select.certificates(report) if c.report.rows]
     if not found:
-        return ""
+        return None
     with style("certified"):
         figure, axes = _figure(1, 3.0)
         for index, certificate in enumerate(found):
@@ -95,11 +97,11 @@ def certified(report: Report) -> str:
         return render(figure, "certified", "Certified accuracy over the radius", description)
 
 
-def energy(report: Report) -> str:
+def energy(report: Report) -> Drawing | None:
     """Energy per decision by class, with the interval of the costs, and the same network as ANN beside it."""
     profiles = list(dict.fromkeys(p.profile for e in report.energy for p in e.priced if p.energy))[:_PANELS]
     if not profiles:
-        return ""
+        return None
     names = list(dict.fromkeys(c.name for e in report.energy for p in e.priced for c in p.breakdown))
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     with style("energy"):
@@ -112,7 +114,8 @@ def energy(report: Report) -> str:
         handles = [Patch(color=colours[name]) for name in used]
         figure.legend(handles, [_label(n) for n in used], loc="outside lower center", ncols=4, fontsize=9)
         description = (
-            "Stacked by class at nominal costs; whiskers span the uncertainty; ≥ marks lower bounds."
+            "Stacked by class at nominal costs; whiskers span the uncertainty of the costs; ≥ marks lower"
+            " bounds. Hatched: the ANN with every weight read once; its whisker ends where nothing is reused."
         )
         return render(figure, "energy", "Energy per pass, spiking network and ANN", description)
 
@@ -136,13 +139,13 @@ def _snn_bar(name: str, p: PricedProfile, total: Energy) -> _Bar:
 
 
 def _ann_bars(name: str, e: EnergyReport, profile: str) -> list[_Bar]:
-    """The ANN's range: MACs alone or with all weights reused, up to no reuse."""
+    """With memory from all weights reused (the bar) to none (the whisker); without, its MACs."""
     bars: list[_Bar] = []
     for ann in e.ann:
         if ann.profile == profile:
             low, high = ann.total_reuse or ann.ops, ann.total_no_reuse or ann.ops
             label = f"{name} as ANN, {ann.baseline}"
-            bars.append((label, {}, (low.low_nj, ann.ops.nominal_nj, high.high_nj)))
+            bars.append((label, {}, (low.low_nj, low.nominal_nj, high.high_nj)))
     return bars
 
 
@@ -164,12 +167,12 @@ def _energy_panel(ax: Axes, bars: Sequence[_Bar], colours: dict[str, str]) -> No
     ax.set_xlim(left=0)
 
 
-def sops(report: Report) -> str:
+def sops(report: Report) -> Drawing | None:
     """Synaptic operations and MACs per pass of every weighted layer."""
     panels = [(e, [x for x in e.layers if x.means.sop or x.means.mac]) for e in report.energy]
     panels = [panel for panel in panels if panel[1]][:_PANELS]
     if not panels:
-        return ""
+        return None
     with style("sops"):
         figure, axes = _stack([len(layers) for _, layers in panels])
         for ax, (e, layers) in zip(axes, panels, strict=True):
@@ -187,11 +190,11 @@ def sops(report: Report) -> str:
         return render(figure, "sops", "Operations by layer", description)
 
 
-def loss(report: Report) -> str:
+def loss(report: Report) -> Drawing | None:
     """Training loss over the epochs."""
     trained = [m for m in report.models if m.training and len(m.training.losses) > 1]
     if not trained:
-        return ""
+        return None
     with style("loss"):
         figure, axes = _figure(1, 2.2)
         for index, section in enumerate(trained):
@@ -206,7 +209,7 @@ def loss(report: Report) -> str:
         return render(figure, "loss", "Training loss", "Mean loss of every epoch.")
 
 
-PLOTS: dict[str, Callable[[Report], str]] = {
+PLOTS: dict[str, Callable[[Report], Drawing | None]] = {
     "robust": robust,
     "deployed": deployed,
     "certified": certified,

@@ -8,7 +8,7 @@ import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -45,6 +45,14 @@ _STYLE: dict[str, Any] = {
 }
 
 
+class Drawing(NamedTuple):
+    """A plot: its caption, what it shows, and the <svg> element."""
+
+    title: str
+    description: str
+    svg: str
+
+
 @contextlib.contextmanager
 def style(name: str) -> Iterator[None]:
     """Matplotlib's defaults with our changes inside the block; the caller's settings come back after it."""
@@ -56,7 +64,7 @@ def style(name: str) -> Iterator[None]:
         yield
 
 
-def render(figure: Figure, name: str, title: str, description: str) -> str:
+def render(figure: Figure, name: str, title: str, description: str) -> Drawing:
     """The figure as one <svg> element with a title and a description for those who cannot see it.
 
     Args:
@@ -74,7 +82,7 @@ def render(figure: Figure, name: str, title: str, description: str) -> str:
         for child in [c for c in parent if c.tag in ("metadata", "style")]:
             parent.remove(child)
     _describe(root, name, title, description)
-    return ElementTree.tostring(root, encoding="unicode")
+    return Drawing(title, description, ElementTree.tostring(root, encoding="unicode"))
 
 
 def _local(name: str) -> str:

@@ -44,7 +44,8 @@ def parity(report: Report) -> Table:
     """Pairs of targets on the same frames."""
     columns = [
         *text("Targets", "Model"),
-        *status("Same frames", "Exact"),
+        *status("Same frames"),
+        *text("Exact"),
         *number("Different values", "Same class", "Largest logit difference", "n × T", "Seed"),
         *text("Note"),
     ]
