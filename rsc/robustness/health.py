@@ -1,0 +1,219 @@
+"""Sanity checks of a robustness evaluation: each compares numbers and says what to do next.
+
+After the checklist of Carlini et al. (arXiv 1902.06705), the flags of AutoAttack and the indicators
+of Pintor et al. (arXiv 2106.09947), extended to stochastic encoders. A check is a small function;
+adding one is that function and a line in `CHECKS`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+
+import torch
+
+from rsc.errors import UsageError
+from rsc.robustness.ball import norm_of
+from rsc.robustness.results import HealthCheck, Status
+from rsc.robustness.study import Study
+
+POINT = 0.01  # one point of accuracy
+
+Finding = tuple[Status, dict[str, float], str]
+
+
+def clean_through_pipeline(s: Study) -> Finding:
+    """R1: at eps = 0 the pipeline returns clean accuracy."""
+    clean, zero = s.per_run(None), s.per_run(s.attack, 0.0)
+    inside = clean.interval.low <= zero.value <= clean.interval.high
+    return (
+        "PASS" if inside else "FAIL",
+        {"clean": clean.value, "eps0": zero.value},
+        "The pipeline itself changes images or counts noise as attack; compare its output with the input.",
+    )
+
+
+def fresh_noise(s: Study) -> Finding:
+    """R2: scoring noise is fresh: its own stream, and other draws give other runs."""
+    clean, attacked = s.runs(None), s.runs(s.attack, s.eps)
+    overlap = clean.stream == "attack" and clean.seed == s.scoring.attack_seed
+    vary = max(float((r.classes != r.classes[0]).any(0).mean()) for r in (clean, attacked))
+    fixed = s.model.encoder.stochastic and s.scoring.draws > 1 and vary == 0
+    return (
+        "FAIL" if overlap or fixed else "PASS",
+        {"streams_overlap": float(overlap), "images_that_vary_with_the_draw": vary},
+        "The scored model answers alike for every draw: it ignores the noise keys or its seed is fixed.",
+    )
+
+
+def monotone(s: Study) -> Finding:
+    """R3: accuracy falls with eps."""
+    strengths = sorted({0.0, *(s.strengths or (s.eps / 2, s.eps, 2 * s.eps))})
+    scores = [s.per_run(s.attack, eps) for eps in strengths]
+    rises = [b.value for a, b in itertools.pairwise(scores) if b.value > a.interval.high]
+    numbers = {f"eps {eps:g}": a.value for eps, a in zip(strengths, scores, strict=True)}
+    return "FAIL" if rises else "PASS", numbers, "A larger ball holds the smaller one: the attack gets stuck."
+
+
+def whole_box(s: Study) -> Finding:
+    """R4: with the whole input box to search, accuracy is at most chance."""
+    chance, reached = 1 / s.classes, s.per_run(s.attack, s.whole_box)
+    status: Status = (
+        "PASS" if reached.value <= chance else "FAIL" if reached.interval.low > chance else "WARN"
+    )
+    return (
+        status,
+        {"eps": s.whole_box, "accuracy": reached.value, "chance": chance},
+        "The attack finds no gradient: try another surrogate, more steps, or check the encoder's backward.",
+    )
+
+
+def iterative_beats_one_step(s: Study) -> Finding:
+    """R5: the iterative attack is at least as strong as FGSM."""
+    one, many = s.per_run(s.fgsm, s.eps).value, s.per_run(s.attack, s.eps).value
+    return (
+        "FAIL" if many > one + POINT else "PASS",
+        {"fgsm": one, s.attack.name: many},
+        "Lower the step size or raise the steps; gradients may be masked.",
+    )
+
+
+def steps_suffice(s: Study) -> Finding:
+    """R6: twice the steps change little."""
+    once, twice = s.per_run(s.attack, s.eps).value, s.per_run(s.longer, s.eps).value
+    return (
+        "WARN" if once - twice > POINT else "PASS",
+        {f"{s.attack.steps} steps": once, f"{s.longer.steps} steps": twice},
+        "The attack has not converged: raise the steps.",
+    )
+
+
+def draws_suffice(s: Study) -> Finding:
+    """R7: twice the EOT draws change little."""
+    once, twice = (s.per_run(s.attack, s.eps, draws).value for draws in (s.eot, 2 * s.eot))
+    return (
+        "WARN" if once - twice > POINT else "PASS",
+        {f"EOT {s.eot}": once, f"EOT {2 * s.eot}": twice},
+        "The gradient is still noisy: raise the EOT draws.",
+    )
+
+
+def gradients_agree(s: Study) -> Finding:
+    """R8: gradients from two independent halves of the noise draws point the same way."""
+    first, second = s.half_gradients
+    cosine = float(torch.nn.functional.cosine_similarity(first, second, dim=1).median())
+    status: Status = "FAIL" if cosine < 0.2 else "WARN" if cosine < 0.5 else "PASS"
+    return (
+        status,
+        {"median_cosine": cosine, "eot": float(s.eot)},
+        "Steps are mostly noise: raise the EOT draws, or attack with a wider surrogate.",
+    )
+
+
+def gradients_exist(s: Study) -> Finding:
+    """R9: few images have an all-zero gradient."""
+    share = float((s.half_gradients[0].abs().amax(1) == 0).double().mean())
+    status: Status = "FAIL" if share > 0.1 else "WARN" if share > 0.01 else "PASS"
+    return status, {"share_of_zero_gradients": share}, "Attack with a wider surrogate, or with another loss."
+
+
+def white_box_is_strongest(s: Study) -> Finding:
+    """R12: no attack without gradients beats the main one."""
+    main = s.runs(s.attack, s.eps)
+    reached, resists = s.per_run(s.attack, s.eps).value, main.votes == main.y
+    numbers, best = {s.attack.name: reached}, 1.0
+    for rival in s.rivals:
+        runs = s.runs(rival, s.eps)
+        numbers[rival.name] = runs.scores().per_run.value
+        numbers[f"broken only by {rival.name}"] = float((resists & (runs.votes != runs.y)).sum())
+        best = min(best, numbers[rival.name])
+    return (
+        "FAIL" if best < reached - POINT else "PASS",
+        numbers,
+        "Gradients are masked: the reported robustness is too high. Report the minimum and fix the attack.",
+    )
+
+
+def images_are_legal(s: Study) -> Finding:
+    """R14: saved images obey norm, bounds, type and grid; rounding happened before scoring."""
+    found = s.found(s.attack, s.eps)
+    norm = float(norm_of(found.x.double() - s.x.double(), s.attack.norm).max())
+    low, high = s.model.bounds
+    numbers = {
+        "eps": s.eps,
+        "largest_norm": norm,
+        "lowest": float(found.x.min()),
+        "highest": float(found.x.max()),
+    }
+    legal = norm <= s.eps * (1 + 1e-9) and numbers["lowest"] >= low and numbers["highest"] <= high
+    if s.scoring.levels:
+        level = (found.x.double() - low) / (high - low) * s.scoring.levels
+        numbers["off_grid"] = float((level - level.round()).abs().max())
+        legal = legal and numbers["off_grid"] < 1e-3
+    fits = legal and found.x.dtype == s.x.dtype
+    return "PASS" if fits else "FAIL", numbers, "Project and round the images before they are scored."
+
+
+def certificates_hold(s: Study) -> Finding:
+    """R17: no attack inside a certified radius turns the vote on fresh noise."""
+    certified, flipped = s.certified_flips()
+    status: Status = "FAIL" if flipped else "PASS" if certified else "WARN"
+    advice = (
+        "The noise is not what the formula assumes: check order, rounding, sharing over steps, sqrt(T)."
+        if certified
+        else "Nothing was certified, so nothing was tested: raise certify_n or certify_images."
+    )
+    return status, {"certified": float(certified), "flipped": float(flipped)}, advice
+
+
+def control_breaks(s: Study) -> Finding:
+    """R18: an undefended control breaks at the same strength."""
+    clean, attacked = s.control_accuracy()
+    status: Status = "FAIL" if clean - attacked < 0.1 else "WARN" if attacked > clean / 2 else "PASS"
+    return (
+        status,
+        {"control_clean": clean, "control_attacked": attacked, "eps": s.eps},
+        "The attack or eps is too weak to tell a defence from none: check the attack, then raise eps.",
+    )
+
+
+CHECKS: dict[str, tuple[str, Callable[[Study], Finding]]] = {
+    "R1": ("eps = 0 through the pipeline equals clean accuracy", clean_through_pipeline),
+    "R2": ("scoring noise is fresh", fresh_noise),
+    "R3": ("accuracy falls with eps", monotone),
+    "R4": ("the whole input box reaches chance", whole_box),
+    "R5": ("iterating is at least as strong as one step", iterative_beats_one_step),
+    "R6": ("twice the steps change less than a point", steps_suffice),
+    "R7": ("twice the EOT draws change less than a point", draws_suffice),
+    "R8": ("gradients of two halves of the draws agree", gradients_agree),
+    "R9": ("gradients are not zero", gradients_exist),
+    "R12": ("no black-box attack beats the white-box attack", white_box_is_strongest),
+    "R14": ("adversarial images are legal inputs", images_are_legal),
+    "R17": ("certificates survive attacks", certificates_hold),
+    "R18": ("an undefended control breaks", control_breaks),
+}
+NEED_NOISE = frozenset({"R7", "R17"})
+
+
+def check_health(study: Study, ids: Iterable[str] | None = None) -> tuple[HealthCheck, ...]:
+    """Run checks by id, by default all that apply (R7 and R17 need an encoder with noise).
+
+    Raises:
+        UsageError: an id is not known, or asks for noise that is not there.
+    """
+    noisy = study.model.encoder.stochastic
+    wanted = [i for i in CHECKS if noisy or i not in NEED_NOISE] if ids is None else list(ids)
+    unknown = [i for i in wanted if i not in CHECKS or (i in NEED_NOISE and not noisy)]
+    if unknown:
+        raise UsageError(
+            f"Checks {', '.join(unknown)} cannot run.",
+            f"Known: {', '.join(CHECKS)}; {', '.join(sorted(NEED_NOISE))} need an encoder with noise.",
+            "Leave them out.",
+        )
+    return tuple(_run(study, i) for i in wanted)
+
+
+def _run(study: Study, check: str) -> HealthCheck:
+    title, function = CHECKS[check]
+    status, numbers, next_step = function(study)
+    return HealthCheck(check, title, status, numbers, "" if status == "PASS" else next_step)
