@@ -351,6 +351,21 @@ def test_records_that_do_not_fit_are_refused(events: Run) -> None:
         count(program(), good, T, input_events=True, pooling="max")
 
 
+def test_frames_stand_in_for_the_raster_of_the_input_and_are_checked(events: Run) -> None:
+    record = events.record()
+    bare = SpikeRecord(
+        {k: v for k, v in record.counts.items() if k != "input"},
+        {k: v for k, v in record.rasters.items() if k != "input"},
+    )
+    counts = count(program(), bare, T, input_events=True, frames=XE)
+    assert sums(counts, "sop") == {"conv1": 9140, "conv2": 534, "fc": 170}
+    assert int(counts["lif1"].per_pass("updates_active")[0]) == 2040
+    with pytest.raises(InputRefused, match="other than 0 and 1"):
+        count(program(), record, T, input_events=True, frames=0.5 * XE)
+    with pytest.raises(InputRefused, match="no Input"):
+        count(program(), record, T, input_events=True, frames={"image": XE})
+
+
 def test_named_delays_are_followed() -> None:
     s2 = simulate(XE).s2
     record = record_of(input=s2.reshape(T, 1, 54), lif3=simulate_recurrent(s2))

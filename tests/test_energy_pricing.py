@@ -9,7 +9,7 @@ import msgspec
 import nir
 import numpy as np
 import pytest
-from energy_vectors import B1, W1, XD, XE, T, conv_node, program, simulate, wrap
+from energy_vectors import B1, W1, XD, XE, T, conv_node, lif_node, program, simulate, wrap
 from scipy import stats
 
 from rsc.energy import (
@@ -346,3 +346,58 @@ def test_buffers_are_sized_by_their_content() -> None:
     assert 64 * memory.pj_per_bit(8 * 8192) == pytest.approx(10)
     assert 64 * memory.pj_per_bit(8 * 32768) == pytest.approx(20)
     assert memory.pj_per_bit(1) == memory.pj_per_bit(8 * 1024)
+
+
+def neuron(kind: str) -> nir.NIRNode:
+    one = np.ones(54)
+    cuba = (one, one, one, 0 * one)
+    return {
+        "IF": lambda: nir.IF(r=one, v_threshold=one),
+        "LIF": lambda: lif_node((54,)),
+        "LI": lambda: nir.LI(tau=one, r=one, v_leak=0 * one),
+        "I": lambda: nir.I(r=one),
+        "CubaLIF": lambda: nir.CubaLIF(*cuba, one),
+        "CubaLI": lambda: nir.CubaLI(*cuba),
+        "Threshold": lambda: nir.Threshold(threshold=one),
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    ("kind", "pj", "words"),
+    [
+        ("IF", 0.9 + 0.9, 1),
+        ("LIF", 3.7 + 0.9 + 0.9, 1),
+        ("LI", 3.7 + 0.9, 1),
+        ("I", 0.9, 1),
+        ("CubaLIF", 2 * 3.7 + 2 * 0.9 + 0.9, 2),
+        ("CubaLI", 2 * 3.7 + 2 * 0.9, 2),
+        ("Threshold", 0.9, 0),
+    ],
+)
+def test_every_neuron_type_has_its_own_price(kind: str, pj: float, words: int) -> None:
+    nodes = {
+        "input": nir.Input({"input": np.array([54])}),
+        "neuron": neuron(kind),
+        "output": nir.Output({"output": np.array([54])}),
+    }
+    net = wrap(nodes, list(itertools.pairwise(nodes)))
+    zeros = np.zeros((1, 54), dtype=np.int64)
+    record = SpikeRecord({"input": zeros, "neuron": zeros})
+    report = energy_report(net, record, T, [at_8kb("h45-fp32-sram")])
+    found = classes(report.priced[0])
+    assert found["neurons"] == pytest.approx(54 * T * pj / 1e3)
+    assert found.get("states", 0) == pytest.approx(54 * T * 2 * words * 32 * 10 / 64 / 1e3)
+
+
+def test_analog_layers_multiply_at_every_step() -> None:
+    nodes = {
+        "input": nir.Input({"input": np.array([54])}),
+        "a": nir.Linear(np.ones((20, 54))),
+        "li": nir.LI(tau=np.ones(20), r=np.ones(20), v_leak=np.zeros(20)),
+        "b": nir.Linear(np.ones((5, 20))),
+        "output": nir.Output({"output": np.array([5])}),
+    }
+    net = wrap(nodes, list(itertools.pairwise(nodes)))
+    report = energy_report(net, SpikeRecord({"input": np.ones((1, 54), dtype=np.int64)}), T, ["h45-fp32"])
+    assert classes(report.priced[0])["mac"] == pytest.approx(T * (54 * 20 + 20 * 5) * 4.6 / 1e3)
+    assert report.totals.sop == 0

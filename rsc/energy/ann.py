@@ -42,7 +42,9 @@ def ann_macs(program: Program) -> dict[str, int]:
 
 
 def compare_ann(pricing: Pricing, terms: Sequence[Term]) -> tuple[AnnComparison, ...]:
-    """The spiking network's terms against every ANN baseline of its profile."""
+    """The spiking network's terms against every ANN baseline of its profile; none without weighted nodes."""
+    if not any(n.params and n.synapses for n in pricing.counts.nodes):
+        return ()
     found = []
     last: Profile | None = None
     for name in pricing.profile.ann_baselines:

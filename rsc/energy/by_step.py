@@ -32,10 +32,7 @@ def sop_by_step(
         for name, edges in net.arrivals.items()
         if isinstance(net.nodes[name], WEIGHTED) and all(e.source in binary for e in edges)
     }
-    return {
-        name: np.stack([_edge_by_step(activity, e) for e in edges]).sum(0)
-        for name, edges in fed.items()
-    }
+    return {name: np.stack([_edge_by_step(activity, e) for e in edges]).sum(0) for name, edges in fed.items()}
 
 
 def _edge_by_step(activity: Activity, edge: Edge) -> np.ndarray:

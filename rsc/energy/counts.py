@@ -9,6 +9,7 @@ graph, never from values: IF, LIF, CubaLIF and Threshold emit events; an Input d
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import nir
@@ -17,7 +18,7 @@ import numpy as np
 from rsc.energy.edges import NEURONS, POOLS, SPIKING, WEIGHTED, Edge, Net, open_net
 from rsc.energy.encoder import encoder_counts
 from rsc.energy.fanout import FanOut, fan_out, has_pool
-from rsc.energy.rasters import Activity, check_record
+from rsc.energy.rasters import Activity, check_record, with_frames
 from rsc.energy.results import EncoderCounts
 from rsc.errors import UsageError
 from rsc.program import Program
@@ -111,6 +112,7 @@ def count(
     target: str = "",
     input_events: bool | None = None,
     pooling: str = "fold",
+    frames: np.ndarray | Mapping[str, np.ndarray] | None = None,
 ) -> Counts:
     """Exact counts per node and pass.
 
@@ -121,6 +123,8 @@ def count(
             graded, and so are ready-made frames unless said otherwise).
         pooling: "fold" delivers events one by one through pooling and merges; "graded" forms the pooled or
             merged value first, which then multiplies (needs rasters).
+        frames: what was fed in, [T, B, ...] (by Input if there are several); checked against `input_events`,
+            and the raster of the Inputs.
 
     Raises:
         UnsupportedNode: a node without a counting rule.
@@ -132,6 +136,8 @@ def count(
     net = open_net(program)
     binary = {n for n, node in net.nodes.items() if isinstance(node, SPIKING)}
     binary |= set(net.inputs) if input_events else set()
+    if frames is not None:
+        record = with_frames(net, record, frames, frozenset(binary))
     activity = check_record(net, record, steps, program.semantics.dt, frozenset(binary))
     latched = frozenset() if input_events or not _latched(program) else frozenset(net.inputs)
     nodes = [_count_node(activity, name, latched, pooling, program) for name in sorted(net.arrivals)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -41,6 +41,7 @@ def energy_report(
     votes: int = 1,
     step_time_s: float | None = None,
     chips: float = 1.0,
+    frames: np.ndarray | Mapping[str, np.ndarray] | None = None,
 ) -> EnergyReport:
     """Exact counts of a run, priced with every profile, with the ANN of the same topology beside it.
 
@@ -53,6 +54,7 @@ def energy_report(
         encoder: operations of an encoder that ran outside the program, e.g. `bernoulli_encoder`.
         votes: passes per decision.
         step_time_s, chips: for static power.
+        frames: what was fed in, [T, B, ...]; checked against `input_events`, and the raster of the Inputs.
 
     Raises:
         UnsupportedNode: a node without a counting rule.
@@ -68,6 +70,7 @@ def energy_report(
         target if target is not None else _target(run),
         input_events,
         conventions.pooling,
+        frames,
     )
     loaded = [p if isinstance(p, Profile) else load_profile(p) for p in profiles]
     priced: list[PricedProfile] = []

@@ -108,15 +108,16 @@ def synops_loss(spikes: Mapping[str, Tensor], fan_out: Mapping[str, np.ndarray |
     return torch.stack(terms).sum()
 
 
-def propagate(net: Net, nodes: tuple[str, ...], x: np.ndarray, nonzero: bool = True) -> np.ndarray:
-    """Push values [B, ...] through the masked operators of `nodes`; float64."""
+def reached(net: Net, name: str, mask: np.ndarray, chunk: int = 64) -> np.ndarray:
+    """Where the non-zero synapses of one node deliver something of `mask`, both bool [B, ...]."""
     import torch
 
+    parts = []
     with torch.no_grad():
-        y = torch.from_numpy(np.array(x, dtype=np.float64))
-        for name in nodes:
-            y = _apply(net, name, y, nonzero)
-    return y.numpy()
+        for start in range(0, len(mask), chunk):
+            x = torch.from_numpy(np.array(mask[start : start + chunk], dtype=np.float64))
+            parts.append((_apply(net, name, x, nonzero=True) > 0).numpy())
+    return np.concatenate(parts)
 
 
 def _arriving_shape(net: Net, edge: Edge) -> tuple[int, ...]:

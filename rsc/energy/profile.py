@@ -43,8 +43,10 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.nominal <= self.high < math.inf:
-            raise ValueError(
-                f"a cost needs 0 <= low <= nominal <= high, not {self.low}, {self.nominal}, {self.high}"
+            raise UsageError(
+                f"A cost has low {self.low}, nominal {self.nominal}, high {self.high}.",
+                "It needs 0 <= low <= nominal <= high, finite.",
+                "Order the numbers.",
             )
 
 
@@ -120,7 +122,11 @@ class Static(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.nominal <= self.high < math.inf:
-            raise ValueError("static power needs 0 <= low <= nominal <= high")
+            raise UsageError(
+                f"Static power is {self.low}, {self.nominal}, {self.high} mW.",
+                "It needs 0 <= low <= nominal <= high, finite.",
+                "Order the numbers.",
+            )
 
 
 class Hops(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,12 +168,24 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not self.source or not self.title:
-            raise ValueError("a profile needs a title and a source")
+            raise UsageError(
+                f"Profile '{self.id}' lacks a title or a source.",
+                "Numbers without origin are worthless.",
+                "Name it.",
+            )
         scopes = {c.scope for c in self.costs().values()}
         if self.memory is not None and scopes != {"op"}:
-            raise ValueError("memory cannot be added: a cost already contains it (scope is not 'op')")
+            raise UsageError(
+                f"Profile '{self.id}' adds memory to costs of scope {sorted(scopes)}.",
+                "They already contain it.",
+                "Remove [memory], or give arithmetic costs of scope 'op'.",
+            )
         if "all-in" in scopes and (self.static is not None or set(self.costs()) - {"sop", "mac"}):
-            raise ValueError("an all-in cost already contains neurons, events and static power")
+            raise UsageError(
+                f"Profile '{self.id}' adds to an all-in cost.",
+                "It already contains neurons, events and static power.",
+                "Keep the all-in cost alone.",
+            )
 
     def costs(self) -> dict[str, Cost]:
         """The costs that are known, by name."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import nir
 import numpy as np
 
 from rsc.discretise import delay_steps
 from rsc.energy.edges import POOLS, SPIKING, WEIGHTED, Edge, Net
-from rsc.energy.fanout import propagate
+from rsc.energy.fanout import reached
 from rsc.errors import InputRefused, UnsupportedNode
 from rsc.results import SpikeRecord
 
@@ -131,7 +131,35 @@ class Activity:
             steps = np.broadcast_to(self.delay_steps(name), self.net.shapes[name])
             parts = [self._arrives(name, t - d) & (steps == d) for d in np.unique(steps) if d <= t]
             return np.logical_or.reduce([np.zeros((self.batch, *steps.shape), dtype=bool), *parts])
-        return propagate(self.net, (name,), self._arrives(name, t)) > 0
+        return reached(self.net, name, self._arrives(name, t))
+
+
+def with_frames(
+    net: Net, record: SpikeRecord, frames: np.ndarray | Mapping[str, np.ndarray], binary: frozenset[str]
+) -> SpikeRecord:
+    """The record with the rasters of the Inputs, whose frames [T, B, ...] are checked against the claim.
+
+    Raises:
+        InputRefused: frames of an unknown Input, or graded values where events were declared.
+    """
+    named = frames if isinstance(frames, Mapping) else {net.inputs[0]: frames}
+    unknown = sorted(set(named) - set(net.inputs))
+    if unknown:
+        raise InputRefused(
+            f"There is no Input '{unknown[0]}'.", f"Inputs: {list(net.inputs)}.", "Match the names."
+        )
+    for name, values in named.items():
+        if name in binary and not np.isin(values, (0, 1)).all():
+            raise InputRefused(
+                f"Frames of '{name}' were declared to be events.",
+                "They hold values other than 0 and 1.",
+                "Count them as graded: input_events=False.",
+            )
+    rasters = {name: np.asarray(values) != 0 for name, values in named.items()}
+    counts = {name: raster.sum(0, dtype=np.int64) for name, raster in rasters.items()}
+    return dataclasses.replace(
+        record, rasters={**rasters, **record.rasters}, counts={**counts, **record.counts}
+    )
 
 
 def check_record(net: Net, record: SpikeRecord, steps: int, dt: float, binary: frozenset[str]) -> Activity:
