@@ -45,7 +45,7 @@ class Activity:
         if name not in self.record.counts:
             return None
         counts = self.counts(name)
-        if not np.isin(counts, (0, self.steps)).all():
+        if not ((counts == 0) | (counts == self.steps)).all():
             return None
         return np.broadcast_to(counts > 0, (self.steps, *counts.shape))
 
@@ -149,7 +149,7 @@ def with_frames(
             f"There is no Input '{unknown[0]}'.", f"Inputs: {list(net.inputs)}.", "Match the names."
         )
     for name, values in named.items():
-        if name in binary and not np.isin(values, (0, 1)).all():
+        if name in binary and not ((values == 0) | (values == 1)).all():
             raise InputRefused(
                 f"Frames of '{name}' were declared to be events.",
                 "They hold values other than 0 and 1.",
