@@ -8,7 +8,6 @@ is a graph or an `RscError`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 import stat
@@ -29,7 +28,7 @@ from rsc.export.build import build_graph
 from rsc.program import EncoderSpec, Program, Semantics
 
 SECONDS = 20
-ADDRESS_SPACE = 2 << 30
+_ADDRESS_SPACE = 2 << 30
 _TRUSTED_SECONDS = 600
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -40,7 +39,7 @@ def read_program(
     semantics: Semantics | None = None,
     encoder: EncoderSpec | None = None,
     trust: bool = False,
-    digest: str | None = None,
+    verified: bool = False,
 ) -> Program:
     """The program in a NIR file.
 
@@ -49,29 +48,38 @@ def read_program(
         semantics: time step and rules; needed if the file carries none, else takes precedence.
         encoder: how images become frames; takes precedence over the file's.
         trust: lift the limits on size, memory and time, and only warn of tau <= 0.
-        digest: SHA-256 that the file must have. Such a file is known, so no process is started.
+        verified: the caller has just found the file's digest to be the expected one, so it is read in
+            this process; every field is still checked.
 
     Raises:
         InputRefused (MalformedFile, UnsupportedNode): the file is not safe, not NIR, not possible,
             or says nothing about its time step and `semantics` is missing.
         TargetFault: the reading process could not be started.
     """
-    graph = read_graph(path, trust=trust, digest=digest)
+    graph = read_graph(path, trust=trust, verified=verified)
     return Program.from_graph(graph, semantics=semantics, encoder=encoder)
 
 
-def read_graph(path: str | Path, *, trust: bool = False, digest: str | None = None) -> nir.NIRGraph:
+def read_graph(path: str | Path, *, trust: bool = False, verified: bool = False) -> nir.NIRGraph:
     """The graph in a NIR file, with all shapes known; see `read_program` for arguments and errors."""
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         limit = 1 << 62 if trust else declared_limit(size)
-        answer = _in_child(file, limit, trust) if digest is None else _in_process(path, file, limit, digest)
+        answer = _in_process(file, limit) if verified else _in_child(file, limit, trust)
     return graph_of_answer(path, answer, trust)
 
 
 def declared_limit(size: int) -> int:
     """Most bytes that the arrays of an untrusted file of `size` bytes may declare."""
     return 4 * size + (64 << 20)
+
+
+def address_space(size: int) -> int:
+    """Most bytes that the reading process may map for an untrusted file of `size` bytes.
+
+    An idle one maps some 120 MiB; HDF5 asks for as much as a damaged file tells it to.
+    """
+    return min(_ADDRESS_SPACE, (768 << 20) + 8 * size)
 
 
 @contextlib.contextmanager
@@ -93,16 +101,10 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _in_process(path: str | Path, file: BinaryIO, limit: int, digest: str) -> bytearray:
-    """Read a file whose content is vouched for by its digest."""
-    image = file.read()
-    found = hashlib.sha256(image).hexdigest()
-    if found != digest.lower():
-        raise MalformedFile(
-            f"{path} has changed.", f"Its SHA-256 is {found}, not {digest}.", "Restore it or export it again."
-        )
+def _in_process(file: BinaryIO, limit: int) -> bytearray:
+    """What the reading process would write, without one."""
     out = io.BytesIO()
-    hdf5_child.answer(image, limit, out)
+    hdf5_child.answer(file.read(), limit, out)
     return bytearray(out.getbuffer())
 
 
@@ -110,7 +112,8 @@ def _in_child(file: BinaryIO, limit: int, trust: bool) -> bytearray:
     """Run `hdf5_child.py` on an open file; what it wrote."""
     seconds = _TRUSTED_SECONDS if trust else SECONDS
     command = [sys.executable, "-P", hdf5_child.__file__]  # -P: its folder holds modules named like others'
-    command += [str(limit), str(0 if trust else ADDRESS_SPACE), str(seconds)]
+    space = 0 if trust else address_space(os.fstat(file.fileno()).st_size)
+    command += [str(limit), str(space), str(seconds)]
     # Thread pools of the linear algebra libraries would reserve address space.
     env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as log:

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from rsc.errors import InputRefused, MalformedFile, StorageError, UsageError
 from rsc.export.reader import read_graph, read_program
 from rsc.export.writer import program_bytes, write_program
-from rsc.files import sha256_file
 from rsc.program import EncoderSpec, Program, Semantics, walk
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "conformance"
@@ -184,20 +183,22 @@ def test_any_chain_survives(tmp_path: Path, widths: list[int], bits: type, seed:
         nodes[f"lif{i}"] = lif(m, tau=rng.uniform(1e-3, 1))
     program = Program(chain(**nodes, output=sink(widths[-1])), SEMANTICS, labels=(text,))
     (tmp_path / "a.nir").write_bytes(program_bytes(program))
-    found = read_program(tmp_path / "a.nir", digest=sha256_file(tmp_path / "a.nir"))
+    found = read_program(tmp_path / "a.nir", verified=True)
     assert found.digest == program.digest
     assert Program.from_graph(nir.read(tmp_path / "a.nir")).digest == program.digest
 
 
-def test_a_wrong_digest_is_refused(tmp_path: Path) -> None:
+def test_a_verified_file_is_checked_all_the_same(tmp_path: Path) -> None:
     path = tmp_path / "a.nir"
-    write_program(Program(grouped(), SEMANTICS), path)
-    digest = sha256_file(path)
-    body = bytearray(path.read_bytes())
-    body[len(body) // 2] ^= 1
-    path.write_bytes(body)
-    with pytest.raises(MalformedFile, match="changed"):
-        read_program(path, digest=digest)
+    path.write_bytes(program_bytes(Program(grouped(), SEMANTICS)))
+    with h5py.File(path, "r+") as file:
+        file["node/nodes/lif/tau"][...] = np.nan  # type: ignore[index]
+    for verified in (False, True):
+        with pytest.raises(InputRefused, match="'tau' of node 'lif'"):
+            read_program(path, verified=verified)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(MalformedFile):
+        read_program(path, verified=True)
 
 
 def test_a_file_without_a_time_step_needs_one(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_damaged_files_end_in_a_graph_or_an_error(tmp_path: Path) -> None:
     for i in range(FLIPS):
         (tmp_path / f"{i}.nir").write_bytes(flipped(body, rng))
         jobs.append(f"{tmp_path}/{i}.nir\t{tmp_path}/{i}.out\n")
-    limits = [str(reader.declared_limit(len(body))), str(reader.ADDRESS_SPACE), "2"]
+    limits = [str(reader.declared_limit(len(body))), str(reader.address_space(len(body))), "2"]
     command = [sys.executable, str(Path(__file__).with_name("batch.py")), hdf5_child.__file__, *limits]
     env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     run = subprocess.run(command, input="".join(jobs), capture_output=True, text=True, env=env, timeout=280)
