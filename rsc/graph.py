@@ -2,7 +2,8 @@
 
 NIR does not say which edge of a cycle carries the time step that makes it computable. Here:
 
-1. Several edges into one node are summed. Duplicate edges are refused, as nir 1.0.8 does.
+1. Several edges into one node are summed. Duplicate edges are refused, as nir 1.0.8 does. Edges
+   through Input and Output markers are joined, so that nesting a part of a graph changes nothing.
 2. A `nir.Delay` of at least one step needs no other delay: cycles through it stay as they are.
 3. In every other cycle, the edges that leave a neuron (or, in a cycle without one, a `Threshold`)
    and stay inside the strongly connected component hand over the value of the step before:
@@ -120,7 +121,23 @@ def flatten(graph: nir.NIRGraph) -> tuple[dict[str, Any], list[Edge]]:
         raise InputRefused(
             f"Input '{fed[0]}' has an incoming edge.", "It is fed by the user.", "Remove the edge."
         )
-    return dict(sorted(nodes.items())), sorted(edges)
+    return dict(sorted(nodes.items())), sorted(_joined(nodes, edges))
+
+
+def _joined(nodes: Mapping[str, Any], edges: list[Edge]) -> list[Edge]:
+    """Edges that leave a fed marker start at what feeds it instead, unless a node would hear that twice."""
+    feeding = _adjacency(nodes, ((b, a) for a, b in edges))
+
+    def origins(name: str, seen: tuple[str, ...] = ()) -> list[str]:
+        if not isinstance(nodes[name], nir.Input | nir.Output) or not feeding[name] or name in seen:
+            return [name]
+        return [origin for source in feeding[name] for origin in origins(source, (*seen, name))]
+
+    found: list[Edge] = []
+    for name in nodes:
+        heard = [origin for source in feeding[name] for origin in origins(source)]
+        found += [(a, name) for a in (heard if len(set(heard)) == len(heard) else feeding[name])]
+    return found
 
 
 def _open(graph: nir.NIRGraph, prefix: str, nodes: dict[str, Any], edges: list[Edge]) -> None:

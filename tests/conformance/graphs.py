@@ -1,0 +1,72 @@
+"""Short spellings for NIR nodes and graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import nir
+import numpy as np
+
+from rsc.program import Program, Semantics
+
+DT = 2.0**-10  # s; a power of two, so that coefficients and dyadic inputs are exact in every arithmetic
+EULER = Semantics(dt=DT)
+
+
+def given(shape: tuple[int, ...]) -> nir.Input:
+    return nir.Input({"input": np.array(shape)})
+
+
+def taken(shape: tuple[int, ...]) -> nir.Output:
+    return nir.Output({"output": np.array(shape)})
+
+
+def graph(nodes: Mapping[str, Any], *edges: str) -> nir.NIRGraph:
+    """A graph from nodes and edges written "a b"; unchecked, as nir refuses grouped convolutions."""
+    pairs = [(edge.split()[0], edge.split()[1]) for edge in edges]
+    return nir.NIRGraph(dict(nodes), pairs, type_check=False)
+
+
+def chain(shape: tuple[int, ...], out: tuple[int, ...], **nodes: Any) -> nir.NIRGraph:
+    """input -> nodes in the order given -> output."""
+    ends = {"input": given(shape), **nodes, "output": taken(out)}
+    return graph(ends, *(f"{a} {b}" for a, b in pairwise(ends)))
+
+
+def program(of: nir.NIRGraph, semantics: Semantics = EULER) -> Program:
+    return Program(of, semantics)
+
+
+def neuron(kind: type, *shape: int, **changes: Any) -> Any:
+    """A neuron node; by default alpha = 1/2 and beta = 1 under Euler with step DT (IF, I: beta = 1)."""
+    integrators = (nir.I, nir.IF)
+    values: dict[str, Any] = {"r": 1 / DT} if kind in integrators else {"r": 2.0, "v_leak": 0.0}
+    if kind in (nir.LI, nir.LIF):
+        values |= {"tau": 2 * DT}
+    if kind in (nir.CubaLI, nir.CubaLIF):
+        values |= {"tau_mem": 2 * DT, "tau_syn": 4 * DT, "w_in": 4.0}
+    if kind in (nir.IF, nir.LIF, nir.CubaLIF):
+        values |= {"v_threshold": 1.0, "v_reset": 0.0}
+    fields: Any = {k: np.broadcast_to(v, shape).astype(float) for k, v in (values | changes).items()}
+    return kind(**fields)
+
+
+def conv2d(weight: np.ndarray, spatial: tuple[int, int], **changes: Any) -> nir.Conv2d:
+    fields = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": np.zeros(len(weight))} | changes
+    return nir.Conv2d(spatial, weight, **fields)
+
+
+def conv1d(weight: np.ndarray, size: int, **changes: Any) -> nir.Conv1d:
+    fields = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": np.zeros(len(weight))} | changes
+    return nir.Conv1d(size, weight, **fields)
+
+
+def pool(kind: type, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Any:
+    return kind(np.array(kernel), np.array(stride), np.array(padding))
+
+
+def dyadic(seed: int, *shape: int, scale: int = 8) -> np.ndarray:
+    """Multiples of 1/scale in [-1, 1]: sums of them are exact, so ties at a threshold are real ties."""
+    return np.random.default_rng(seed).integers(-scale, scale + 1, shape) / scale
