@@ -90,8 +90,9 @@ def _evidence(text: str, mine: AttackRow, theirs: AttackRow) -> str:
 
 
 def _certified_sentence(report: Report, ours: str, other: str) -> str:
-    found = {c.name: {row.radius: row for row in c.report.rows} for c in select.certificates(report)}
-    shared = sorted(r for r in found.get(ours, {}).keys() & found.get(other, {}).keys() if r > 0)
+    first = {name: select.certificate_of(report, name) for name in (ours, other)}
+    found = {name: {row.radius: row for row in c.rows} if c else {} for name, c in first.items()}
+    shared = sorted(r for r in found[ours].keys() & found[other].keys() if r > 0)
     if not shared:
         return ""
     decided = [r for r in shared if _apart(found[ours][r], found[other][r])]

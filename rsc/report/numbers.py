@@ -17,10 +17,11 @@ def plain(text: object) -> str:
 
     Labels come from files; they must not steer a terminal, reorder a line or break an XML parser.
     """
-    return "".join("\ufffd" if _unprintable(c) else c for c in str(text))
+    return "".join("\ufffd" if unprintable(c) else c for c in str(text))
 
 
-def _unprintable(char: str) -> bool:
+def unprintable(char: str) -> bool:
+    """Whether a character stands for no sign but an action: control, direction, line end, non-character."""
     kind = unicodedata.category(char)
     return (
         kind in ("Cc", "Cs", "Cn", "Zl", "Zp")

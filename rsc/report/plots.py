@@ -83,12 +83,15 @@ def certified(report: Report) -> Drawing | None:
     found = [c for c in select.certificates(report) if c.report.rows]
     if not found:
         return None
+    names = [c.name for c in found]
     with style("certified"):
         figure, axes = _figure(1, 3.0)
         for index, certificate in enumerate(found):
             rows = sorted(certificate.report.rows, key=lambda row: row.radius)
-            x, look = [row.radius for row in rows], _look(index)
-            axes[0].plot(x, [row.certified_accuracy for row in rows], label=_label(certificate.name), **look)
+            x, look, label = [row.radius for row in rows], _look(index), certificate.name
+            if names.count(label) > 1:
+                label = f"{label} on {certificate.report.target or 'another target'}"
+            axes[0].plot(x, [row.certified_accuracy for row in rows], label=_label(label), **look)
             low, high = [r.interval.low for r in rows], [r.interval.high for r in rows]
             axes[0].fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
         _fraction_axis(axes[0], "L2 radius (pixel units)", "Certified accuracy")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from rsc.errors import MalformedFile, UsageError
+from rsc.report.numbers import unprintable
 from rsc.report.value import SCHEMA_VERSION, Report
 
 SCHEMA_ID = f"rsc-snn/report/{SCHEMA_VERSION}"
+
+_UNUSUAL = re.compile("[^\x00-\x7e]")
 
 
 class _Version(msgspec.Struct):
@@ -31,7 +35,16 @@ def to_json(report: Report) -> bytes:
             f"A value would not survive: {error}.",
             "Leave out numbers that are NaN or infinite, or use None.",
         ) from error
-    return msgspec.json.format(encoded, indent=1) + b"\n"
+    text = msgspec.json.format(encoded, indent=1).decode()
+    return _UNUSUAL.sub(_spelled_out, text).encode() + b"\n"
+
+
+def _spelled_out(match: re.Match[str]) -> str:
+    r"""A character that a terminal would obey as \uXXXX, which JSON reads as the same character."""
+    if not unprintable(match[0]):
+        return match[0]
+    units = match[0].encode("utf-16-be").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
 
 def from_json(data: bytes, name: str = "the report") -> Report:

@@ -98,14 +98,27 @@ def with_role(report: Report, role: Role) -> tuple[str, ...]:
 
 
 def certificates(report: Report) -> tuple[Certified, ...]:
-    """All certificates, those of the robustness section under the name of their model."""
+    """All certificates, each under the name of its model.
+
+    Those outside the robustness section name no model: they go to the one with that coder and that many
+    steps, or are named by their coder if several or none have it.
+    """
     named = [Certified(r.model, c) for r in report.robustness for c in r.certificates]
     known = [c.report for c in named]
-    return (*named, *(Certified(_coder(c), c) for c in report.certificates if c not in known))
+    return (*named, *(Certified(_owner(report, c), c) for c in report.certificates if c not in known))
 
 
-def _coder(certificate: CertifyReport) -> str:
+def _owner(report: Report, certificate: CertifyReport) -> str:
+    coder = (certificate.encoder, certificate.steps)
+    fitting = [m.name for m in report.models if (m.encoder.get("kind"), m.encoder.get("steps")) == coder]
+    if len(fitting) == 1:
+        return fitting[0]
     return f"{certificate.encoder}, σ = {certificate.sigma:g}, T = {certificate.steps}"
+
+
+def certificate_of(report: Report, name: str) -> CertifyReport | None:
+    """The first certificate of a model."""
+    return next((c.report for c in certificates(report) if c.name == name), None)
 
 
 def energy_name(report: Report, energy: EnergyReport) -> str:

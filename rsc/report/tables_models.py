@@ -12,6 +12,7 @@ from rsc.report.value import ModelSection, Report
 from rsc.robustness.results import AttackRow
 
 GLANCE_BUDGETS = 3
+DEPTH = 5
 
 
 def glance(report: Report) -> Table:
@@ -87,11 +88,11 @@ def _robust(report: Report, rows: tuple[AttackRow, ...], shown: list[Budget], na
 
 
 def _certified(report: Report, name: str, radius: float | None) -> str:
-    for certificate in select.certificates(report):
-        for row in certificate.report.rows:
-            if certificate.name == name and row.radius == radius:
-                ends = numbers.percent_range(row.interval.low, row.interval.high)
-                return f"{numbers.percent(row.certified_accuracy)} {ends}"
+    certificate = select.certificate_of(report, name)
+    for row in certificate.rows if certificate else ():
+        if row.radius == radius:
+            ends = numbers.percent_range(row.interval.low, row.interval.high)
+            return f"{numbers.percent(row.certified_accuracy)} {ends}"
     return numbers.NONE
 
 
@@ -143,9 +144,14 @@ def encoder_text(encoder: dict[str, Any]) -> str:
     return numbers.join(tuple(parts))
 
 
-def _value_text(value: object) -> str:
+def _value_text(value: object, depth: int = DEPTH) -> str:
+    """A plain value on one line; what is nested too deeply is left to the JSON."""
+    if isinstance(value, dict | list | tuple) and value and depth == 0:
+        return "…"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{k}: {_value_text(v, depth - 1)}' for k, v in value.items())}}}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value_text, value))}]"
+        return f"[{', '.join(_value_text(v, depth - 1) for v in value)}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -187,12 +193,12 @@ def config(report: Report) -> Table:
     )
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    """Nested dicts as dotted keys."""
-    rows: list[tuple[str, object]] = []
+def flatten(values: dict[str, Any], prefix: str = "", depth: int = DEPTH) -> list[tuple[str, str]]:
+    """Nested dicts as dotted keys, down to a depth."""
+    rows: list[tuple[str, str]] = []
     for key, value in values.items():
-        if isinstance(value, dict) and value:
-            rows += flatten(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and value and depth:
+            rows += flatten(value, f"{prefix}{key}.", depth - 1)
         else:
-            rows.append((f"{prefix}{key}", value))
+            rows.append((f"{prefix}{key}", _value_text(value)))
     return rows
