@@ -58,7 +58,7 @@ def false_certificates(steps: int, equal: bool, naive: bool, trials: int = 2000,
     for _ in range(trials):
         w = np.repeat(rng.normal(size=(1, 6)), steps, 0) if equal else rng.normal(size=(steps, 6))
         gap = 0.5 * np.linalg.norm(w) * rng.uniform(0.02, 2.5)  # sum_t w_t . x - b, class A = positive
-        p = float(stats.norm.cdf(gap / (0.5 * np.linalg.norm(w))))
+        p = 0.5 * (1 + math.erf(gap / (0.5 * np.linalg.norm(w)) / math.sqrt(2)))
         distance = gap / np.linalg.norm(w.sum(0))
         found = certify_image(Multinomial(np.array([p, 1 - p]), rng), IMAGE, 0, 0, encoder, 50, 2000, alpha)
         certified = found.radius * (math.sqrt(steps) if naive else 1)

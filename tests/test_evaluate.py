@@ -11,12 +11,16 @@ import torch
 from scipy import stats
 from toy_models import Linear, digits, trained
 
+from rsc import data
 from rsc.errors import InputRefused, UsageError
-from rsc.program import EncoderSpec
+from rsc.hw_targets import deploy
+from rsc.neurons.surrogate import triangle
+from rsc.program import EncoderSpec, Program
 from rsc.results import Keys
-from rsc.robustness.attacks import Pgd, RandomNoise
+from rsc.robustness.attacks import Pgd, RandomNoise, Square
 from rsc.robustness.eot import Eot
 from rsc.robustness.evaluate import Runs, Scoring, accuracy_curve, attack_row, compare, measure, qte, score
+from rsc.robustness.model import from_deployed, from_module, with_surrogate
 from rsc.robustness.predict import Generated, Keyed, encoder_of
 from rsc.robustness.results import AttackRow, Curve
 from rsc.robustness.statistics import all_of, bootstrap_mean, clopper_pearson_low, majority, wilson
@@ -177,3 +181,24 @@ def test_predictions_that_are_no_classes_are_refused() -> None:
         measure(lambda images, keys: images, x, y, 1)
     with pytest.raises(UsageError, match="cannot predict"):
         measure(3, x, y, 1)
+
+
+def test_a_deployed_program_and_its_twin_are_the_same_model(program: Program) -> None:
+    """Same keys, same frames, same classes; and the twin can be attacked through any surrogate."""
+    deployed = deploy(program, "torch")
+    assert program.encoder is not None
+    assert program.bounds is not None
+    module = deployed.module  # type: ignore[attr-defined]
+    twin = from_module(module, program.encoder, program.bounds, program.semantics.readout)
+    found = data.load("digits", "test").head(40)
+    x, y = torch.tensor(found.images), torch.tensor(found.targets).long()
+    gap = compare(measure(twin, x, y, 3), measure(deployed, x, y, 3))
+    assert (gap.flipped_runs, gap.first, gap.second) == (0, "torch", "torch")
+    for model in (twin, with_surrogate(twin, triangle)):
+        row = attack_row(Pgd(steps=4), Eot(model, 2), x, y, 0.15, Scoring(3), predict=deployed)
+        assert row.per_run.value < row.baseline.per_run.value - 0.2
+    assert with_surrogate(twin, triangle).surrogate == "triangle"
+    assert twin.module.surrogate is not triangle  # type: ignore[attr-defined]
+    blind = from_deployed(deployed)
+    row = attack_row(Square(steps=30), blind, x, y, 0.25, Scoring(3))
+    assert row.per_run.value < row.baseline.per_run.value

@@ -116,6 +116,24 @@ def test_a_certificate_check_without_certificates_says_so() -> None:
     assert "Nothing was certified" in found.next_step
 
 
+def test_a_core_that_looks_at_its_batch_is_found_out() -> None:
+    model = trained()
+    mixed = dataclasses.replace(model, module=lambda z: model.module(z - z.mean(1, keepdim=True)))
+    soft = dataclasses.replace(model, module=lambda z: model.module(z).mean(0).softmax(1)[None])
+    assert status(study(mixed), "R15") == "FAIL"
+    assert status(study(soft), "R15") == "WARN"
+
+
+def test_a_core_that_remembers_is_found_out() -> None:
+    model, seen = trained(), []
+
+    def leaky(frames: torch.Tensor) -> torch.Tensor:
+        seen.append(1)
+        return model.module(frames) + len(seen)
+
+    assert status(study(dataclasses.replace(model, module=leaky)), "R15") == "FAIL"
+
+
 def accuracy(value: float, half: float = 0.02) -> Accuracy:
     return Accuracy(value, 100, Interval(value - half, value + half, 0.95, "wilson"), "per_run", 8)
 
@@ -161,9 +179,13 @@ def test_iterating_weaker_than_one_step_fails(iterated: float, expected: str) ->
 
 @pytest.mark.parametrize(("twice", "expected"), [(0.495, "PASS"), (0.45, "WARN")])
 def test_unconverged_attacks_warn(twice: float, expected: str) -> None:
-    longer = SimpleNamespace(name="longer", steps=40)
+    longer = SimpleNamespace(name="longer", steps=40, restarts=2)
     assert (
         status(stub({("pgd", 0.1, None): 0.5, ("longer", 0.1, None): twice}, longer=longer), "R6") == expected
+    )
+    assert (
+        status(stub({("pgd", 0.1, None): 0.5, ("longer", 0.1, None): twice}, restarted=longer), "R11")
+        == expected
     )
     assert status(stub({("pgd", 0.1, 4): 0.5, ("pgd", 0.1, 8): twice}), "R7") == expected
 
@@ -202,6 +224,16 @@ def test_images_outside_the_ball_fail(fault: float, expected: str) -> None:
     assert status(stub({}, **off_grid), "R14") == "FAIL"
 
 
+@pytest.mark.parametrize(("known", "expected"), [(0.5, "PASS"), (0.7, "FAIL")])
+def test_knowing_the_noise_must_not_hurt_the_attack(known: float, expected: str) -> None:
+    assert status(stub({}, known_noise_accuracy=lambda: (0.6, known)), "R13") == expected
+
+
+def test_an_attack_that_returns_worse_images_than_the_clean_ones_fails() -> None:
+    found = SimpleNamespace(start=torch.ones(4), kept=torch.tensor([2.0, 1.0, 0.5, 3.0]))
+    assert status(stub({}, found=lambda a, e: found), "R16") == "FAIL"
+
+
 @pytest.mark.parametrize(("attacked", "expected"), [(0.1, "PASS"), (0.6, "WARN"), (0.9, "FAIL")])
 def test_a_control_that_does_not_break_fails(attacked: float, expected: str) -> None:
     assert status(stub({}, control_accuracy=lambda: (0.95, attacked)), "R18") == expected
@@ -209,7 +241,11 @@ def test_a_control_that_does_not_break_fails(attacked: float, expected: str) -> 
 
 def test_checks_without_noise_and_unknown_checks() -> None:
     quiet = dataclasses.replace(trained(), encoder=EncoderSpec("direct", 4))
-    assert {c.id for c in check_health(study(quiet, scoring=Scoring(draws=1)))} == set(CHECKS) - {"R7", "R17"}
+    assert {c.id for c in check_health(study(quiet, scoring=Scoring(draws=1)))} == set(CHECKS) - {
+        "R7",
+        "R13",
+        "R17",
+    }
     with pytest.raises(UsageError, match="R99"):
         check_health(study(), ["R99"])
     with pytest.raises(UsageError, match="need an encoder with noise"):

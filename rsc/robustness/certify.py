@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from rsc.errors import UsageError
 from rsc.program import EncoderSpec
@@ -100,7 +100,7 @@ def effective_sigma(encoder: EncoderSpec) -> float:
 
 def radius(encoder: EncoderSpec, p_low: float) -> float:
     """Certified L2 radius for a lower bound of the top class's probability; 0 up to one half."""
-    return effective_sigma(encoder) * float(stats.norm.ppf(p_low)) if p_low > 0.5 else 0.0
+    return effective_sigma(encoder) * float(special.ndtri(p_low)) if p_low > 0.5 else 0.0
 
 
 def certify_image(
@@ -217,7 +217,7 @@ def run_bound(p_low: np.ndarray, r: float, sigma: float) -> np.ndarray:
 
     `sigma` is the effective one, sigma / sqrt(T) for rsc2.
     """
-    return stats.norm.cdf(stats.norm.ppf(p_low) - r / sigma)
+    return special.ndtr(special.ndtri(p_low) - r / sigma)
 
 
 def predict_or_abstain(

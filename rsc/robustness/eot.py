@@ -7,6 +7,7 @@ Draws are accumulated one after the other, so memory is that of a single run (At
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -91,7 +92,7 @@ class Eot:
         if self.average == "loss":
             return values.mean(0)
         self._only_cross_entropy(loss)
-        return -(torch.logsumexp(-values, 0) - torch.log(torch.tensor(float(len(values)))))
+        return -(torch.logsumexp(-values, 0) - math.log(len(values)))
 
     def mean_logits(self, x: Tensor, draws: Draws) -> Tensor:
         """Logits [B, K] averaged over the draws, no gradient."""

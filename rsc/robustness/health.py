@@ -154,6 +154,42 @@ def images_are_legal(s: Study) -> Finding:
     return "PASS" if fits else "FAIL", numbers, "Project and round the images before they are scored."
 
 
+def core_is_a_function(s: Study) -> Finding:
+    """R15: the core answers alike for the same frames, alone or in a batch, and gives logits."""
+    repeat, alone, one_sum = s.core_changes()
+    numbers = {"change_on_repeat": repeat, "change_when_alone": alone, "rows_summing_to_one": one_sum}
+    if repeat > 1e-4 or alone > 1e-4:
+        return "FAIL", numbers, "Use evaluation mode, reset states at every call, drop batch statistics."
+    return "WARN" if one_sum == 1 else "PASS", numbers, "Outputs look like probabilities; attack the logits."
+
+
+def restarts_suffice(s: Study) -> Finding:
+    """R11: twice the restarts change little."""
+    once, twice = s.per_run(s.attack, s.eps).value, s.per_run(s.restarted, s.eps).value
+    return (
+        "WARN" if once - twice > POINT else "PASS",
+        {f"{s.attack.restarts} restarts": once, f"{s.restarted.restarts} restarts": twice},
+        "The result depends on the start: raise the restarts.",
+    )
+
+
+def known_noise_is_worse(s: Study) -> Finding:
+    """R13: an attack that knows the noise is at least as strong, on that noise, as one that does not."""
+    fresh, known = s.known_noise_accuracy()
+    return (
+        "FAIL" if known > fresh + POINT else "PASS",
+        {"fresh": fresh, "known": known},
+        "Knowing more made the attack weaker: its gradients do not belong to the network that is scored.",
+    )
+
+
+def best_iterate_is_kept(s: Study) -> Finding:
+    """R16: the kept image never has a lower mean loss than the clean one."""
+    found = s.found(s.attack, s.eps)
+    share = float((found.kept < found.start).double().mean())
+    return "FAIL" if share else "PASS", {"share_below_start": share}, "Keep the best candidate, not the last."
+
+
 def certificates_hold(s: Study) -> Finding:
     """R17: no attack inside a certified radius turns the vote on fresh noise."""
     certified, flipped = s.certified_flips()
@@ -187,16 +223,20 @@ CHECKS: dict[str, tuple[str, Callable[[Study], Finding]]] = {
     "R7": ("twice the EOT draws change less than a point", draws_suffice),
     "R8": ("gradients of two halves of the draws agree", gradients_agree),
     "R9": ("gradients are not zero", gradients_exist),
+    "R11": ("twice the restarts change less than a point", restarts_suffice),
     "R12": ("no black-box attack beats the white-box attack", white_box_is_strongest),
+    "R13": ("known noise makes the attack stronger", known_noise_is_worse),
     "R14": ("adversarial images are legal inputs", images_are_legal),
+    "R15": ("the core is a fixed function of one run", core_is_a_function),
+    "R16": ("the best candidate is kept", best_iterate_is_kept),
     "R17": ("certificates survive attacks", certificates_hold),
     "R18": ("an undefended control breaks", control_breaks),
 }
-NEED_NOISE = frozenset({"R7", "R17"})
+NEED_NOISE = frozenset({"R7", "R13", "R17"})
 
 
 def check_health(study: Study, ids: Iterable[str] | None = None) -> tuple[HealthCheck, ...]:
-    """Run checks by id, by default all that apply (R7 and R17 need an encoder with noise).
+    """Run checks by id, by default all that apply (R7, R13 and R17 need an encoder with noise).
 
     Raises:
         UsageError: an id is not known, or asks for noise that is not there.

@@ -27,6 +27,9 @@ READOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+_MODE_DEPENDENT = (torch.nn.modules.batchnorm._NormBase, torch.nn.modules.dropout._DropoutNd)
+
+
 @runtime_checkable
 class StochasticModel(Protocol):
     """A classifier whose randomness is all in its encoder.
@@ -82,12 +85,13 @@ def from_module(
     """A model from a module that maps frames [T, B, ...] to outputs [T, B, K].
 
     Raises:
-        UsageError: the module is in training mode, or the readout is not known.
+        UsageError: a part with batch statistics or dropout is in training mode, or the readout is not known.
     """
-    if isinstance(module, torch.nn.Module) and any(part.training for part in module.modules()):
+    parts = module.modules() if isinstance(module, torch.nn.Module) else ()
+    if any(part.training and isinstance(part, _MODE_DEPENDENT) for part in parts):
         raise UsageError(
             f"Model '{name}' is in training mode.",
-            "Batch statistics and dropout would make its answer depend on the batch.",
+            "Its batch statistics or dropout would make the answer depend on the batch.",
             "Call module.eval() first.",
         )
     if readout not in READOUTS:
@@ -124,6 +128,14 @@ def label_of(model: object) -> str:
     return str(getattr(model, "name", type(model).__name__))
 
 
+def device_of(model: object) -> torch.device:
+    """Where a model computes: the device of its first weight or buffer, else the CPU."""
+    module = getattr(model, "module", model)
+    if not isinstance(module, torch.nn.Module):
+        return torch.device("cpu")
+    return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
 def with_surrogate(model: ModuleModel, surrogate: Any) -> ModuleModel:
     """The same network attacked through another surrogate gradient; weights are shared, forward unchanged.
 
@@ -151,7 +163,9 @@ def with_surrogate(model: ModuleModel, surrogate: Any) -> ModuleModel:
 
 
 def _text(surrogate: Any) -> str:
-    return surrogate if isinstance(surrogate, str) else str(getattr(surrogate, "name", surrogate))
+    if isinstance(surrogate, str):
+        return surrogate
+    return str(getattr(surrogate, "name", getattr(surrogate, "__name__", surrogate)))
 
 
 def _shared(module: Any) -> dict[int, Any]:

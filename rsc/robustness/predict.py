@@ -18,7 +18,7 @@ from rsc.errors import InputRefused, UsageError
 from rsc.hw_targets.base import DeployedModel
 from rsc.program import EncoderSpec
 from rsc.results import Keys, Probe
-from rsc.robustness.model import StochasticModel, logits, stream_generator
+from rsc.robustness.model import StochasticModel, device_of, logits, stream_generator
 from rsc.robustness.results import NoiseSource
 
 
@@ -33,14 +33,13 @@ class Keyed:
     """Predictions of a deployed or differentiable model under keyed noise."""
 
     model: DeployedModel | StochasticModel
-    device: str = "cpu"
     source: NoiseSource = "keyed"
 
     def __call__(self, x: np.ndarray, keys: Keys) -> np.ndarray:
         """Classes int64 [B]."""
         if isinstance(self.model, DeployedModel):
             return self.model.run(x, keys, Probe(counts=False)).predictions
-        frames = torch.tensor(encode(self.model.encoder, x, keys), device=self.device)
+        frames = torch.tensor(encode(self.model.encoder, x, keys), device=device_of(self.model))
         with torch.no_grad():
             return self.model.core(frames).argmax(1).cpu().numpy()
 
@@ -53,15 +52,14 @@ class Generated:
     """
 
     model: StochasticModel
-    device: str = "cpu"
     source: NoiseSource = "generator"
 
     def __call__(self, x: np.ndarray, keys: Keys) -> np.ndarray:
         """Classes int64 [B]."""
-        images = torch.tensor(np.asarray(x, np.float32), device=self.device)
+        images = torch.tensor(np.asarray(x, np.float32), device=device_of(self.model))
         draw = np.asarray(keys.draw, np.int64).tobytes()
         tag = int.from_bytes(hashlib.sha256(draw + keys.samples.tobytes()).digest()[:8], "little")
-        generator = stream_generator(keys.seed, keys.stream, self.device, tag)
+        generator = stream_generator(keys.seed, keys.stream, images.device, tag)
         with torch.no_grad():
             return (
                 logits(self.model, images, draw_noise(self.model.encoder, images, generator))

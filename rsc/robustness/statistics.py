@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from rsc.robustness.results import Interval
 
 
 def wilson(hits: float, n: int, level: float = 0.95) -> Interval:
     """Wilson score interval of a proportion (Wilson 1927)."""
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(special.ndtri(0.5 + level / 2))
     p = hits / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
@@ -52,7 +52,7 @@ def bootstrap_difference(gaps: np.ndarray, seed: int, level: float = 0.95) -> In
 
 def clopper_pearson_low(hits: int, n: int, alpha: float) -> float:
     """One-sided exact lower bound of a proportion at confidence 1 - alpha (Clopper and Pearson 1934)."""
-    return 0.0 if hits == 0 else float(stats.beta.ppf(alpha, hits, n - hits + 1))
+    return 0.0 if hits == 0 else float(special.betaincinv(hits, n - hits + 1, alpha))
 
 
 def majority(p: np.ndarray, runs: int) -> np.ndarray:

@@ -12,13 +12,15 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from rsc.coding import encode
 from rsc.program import EncoderSpec
+from rsc.results import Keys
 from rsc.robustness.attacks import Adversarial, Attack, Fgsm, Pgd, RandomNoise, Spsa, Square
 from rsc.robustness.certify import ABSTAIN, certify
 from rsc.robustness.eot import Eot
 from rsc.robustness.evaluate import Runs, Scoring, craft, measure
 from rsc.robustness.model import ModuleModel, stream_generator
-from rsc.robustness.predict import as_predictor, encoder_of
+from rsc.robustness.predict import Keyed, as_predictor, encoder_of
 from rsc.robustness.results import Accuracy
 
 
@@ -110,6 +112,34 @@ class Study:
     def longer(self) -> Attack:
         """The main attack with twice the steps."""
         return dataclasses.replace(self.attack, steps=2 * self.attack.steps)
+
+    @cached_property
+    def restarted(self) -> Attack:
+        """The main attack with twice the restarts, from random starts."""
+        return dataclasses.replace(self.attack, restarts=2 * self.attack.restarts, random_start=True)
+
+    def core_changes(self) -> tuple[float, float, float]:
+        """Largest relative change of logits on repetition and without the batch; share of rows of sum 1."""
+        x = self.x[:8]
+        keys = Keys(self.scoring.seed, np.arange(len(x)))
+        frames = torch.tensor(encode(self.model.encoder, x.cpu().numpy(), keys), device=x.device)
+        with torch.no_grad():
+            whole, again = self.model.core(frames), self.model.core(frames)
+            single = torch.cat([self.model.core(frames[:, k : k + 1]) for k in range(len(x))])
+        scale = float(whole.abs().max().clamp_min(1e-12))
+        simplex = ((whole.sum(1) - 1).abs() < 1e-4) & (whole >= 0).all(1)
+        changes = ((again - whole).abs().max(), (single - whole).abs().max())
+        return float(changes[0]) / scale, float(changes[1]) / scale, float(simplex.double().mean())
+
+    def known_noise_accuracy(self) -> tuple[float, float]:
+        """Accuracy on one noise draw: of images made without knowing it, and of images made for it."""
+        keys = Keys(self.scoring.attack_seed, np.arange(len(self.x)), stream="attack")
+        frozen = Eot(self.model, 1, "frozen", keys=keys)
+        aimed = craft(self.attack, frozen, self.x, self.y, self.eps, self.scoring).x
+        labels = self.y.cpu().numpy()
+        images = (self.found(self.attack, self.eps).x, aimed)
+        fresh, known = (float((Keyed(self.model)(i.cpu().numpy(), keys) == labels).mean()) for i in images)
+        return fresh, known
 
     @cached_property
     def half_gradients(self) -> tuple[Tensor, Tensor]:
