@@ -199,11 +199,11 @@ class _Writer:
 
         array = np.asarray(value)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        body = array.tobytes()
-        body += bytes(-len(body) % ALIGN)
-        self.out.write(body)
+        padding = bytes(-array.nbytes % ALIGN)
+        self.out.write(np.ascontiguousarray(array).data if array.size else b"")
+        self.out.write(padding)
         self.arrays.append([array.dtype.str, list(array.shape), self.offset])
-        self.offset += len(body)
+        self.offset += array.nbytes + len(padding)
         return {"a": len(self.arrays) - 1}
 
 

@@ -110,9 +110,10 @@ def _in_process(file: BinaryIO, limit: int) -> bytearray:
 
 def _in_child(file: BinaryIO, limit: int, trust: bool) -> bytearray:
     """Run `hdf5_child.py` on an open file; what it wrote."""
-    seconds = _TRUSTED_SECONDS if trust else SECONDS
+    size = os.fstat(file.fileno()).st_size
+    seconds = _TRUSTED_SECONDS if trust else SECONDS + size // (4 << 20)  # large files take their time
     command = [sys.executable, "-P", hdf5_child.__file__]  # -P: its folder holds modules named like others'
-    space = 0 if trust else address_space(os.fstat(file.fileno()).st_size)
+    space = 0 if trust else address_space(size)
     command += [str(limit), str(space), str(seconds)]
     # Thread pools of the linear algebra libraries would reserve address space.
     env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

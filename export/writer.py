@@ -33,7 +33,8 @@ def program_bytes(program: Program) -> bytes:
     fields = _checked_fields("", graph)
     buffer = io.BytesIO()
     try:
-        nir.write(buffer, build_graph(fields))  # type: ignore[arg-type]
+        # Weights hardly shrink, neuron parameters shrink at any level: take the quickest.
+        nir.write(buffer, build_graph(fields), compression_opts=1)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         if isinstance(error, RscError):
             raise

@@ -100,6 +100,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             _flush(path.parent)
 
 
+def make_parents(path: str | Path) -> None:
+    """Make the folders above `path`.
+
+    Raises:
+        StorageError: one of them cannot be made.
+    """
+    parent = Path(path).absolute().parent
+    with _storage_errors(parent, everything=True):
+        parent.mkdir(parents=True, exist_ok=True)
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits.
 
