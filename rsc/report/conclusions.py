@@ -71,14 +71,20 @@ def _robust_sentence(report: Report, ours: str, other: str) -> str:
 def _verdict(ours: str, other: str, won: list[str], lost: list[str], tried: int) -> str:
     """Who is ahead by disjoint intervals, and where; never silent about the rest."""
     if not won and not lost:
-        return f"Under attack {ours} and {other} stay within each other's intervals at all {tried} strengths."
+        return (
+            f"Under attack {ours} and {other} stay within each other's intervals at {_tried(tried, 'all')}."
+        )
     text = f"Under attack {ours} {'beats' if won else 'does not beat'} {other}"
-    text += f" by more than their intervals at {_list(won)}" if won else f" at any of {tried} strengths"
+    text += f" by more than their intervals at {_list(won)}" if won else f" at {_tried(tried, 'any of')}"
     if lost:
         text += f" and is worse by more than their intervals at {_list(lost)}"
     undecided = tried - len(won) - len(lost)
     elsewhere = "; at the other strength" if undecided == 1 else f"; at the other {undecided} strengths"
     return text + (f"{elsewhere} the intervals meet." if undecided else ".")
+
+
+def _tried(strengths: int, word: str) -> str:
+    return "the one strength tried" if strengths == 1 else f"{word} {strengths} strengths"
 
 
 def _evidence(text: str, mine: AttackRow, theirs: AttackRow) -> str:
@@ -175,7 +181,7 @@ def _deployed_robustness(report: Report) -> list[str]:
             sentences.append(
                 f"After deployment on {place.target} {place.model} keeps {numbers.accuracy(here.per_run)} at"
                 f" {select.budget_text(budget, rows)} against {numbers.accuracy(there.per_run)} on {base}:"
-                f" {difference} points, the worst of {len(pairs)} strengths"
+                f" {difference} points, the worst of {len(pairs)} strength{'s' if len(pairs) > 1 else ''}"
                 f" (per run, n = {_n(here.per_run, there.per_run)}{made})."
             )
     return sentences

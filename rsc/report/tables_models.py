@@ -45,7 +45,10 @@ def _glance_note(report: Report, rows: tuple[AttackRow, ...]) -> str:
     if report.models:
         parts.append("SOPs, MACs and draws are means per decision, all passes of a vote included.")
     if report.energy:
-        parts.append(f"Energy: {_profile_title(report)}; brackets span the uncertainty of the costs.")
+        parts.append(
+            f"Energy: {_profile_title(report)}; brackets span the uncertainty of the costs, ≥ marks lower"
+            " bounds."
+        )
     return " ".join(parts)
 
 
@@ -98,7 +101,10 @@ def _certified(report: Report, name: str, radius: float | None) -> str:
 
 def _cost(report: Report, name: str) -> list[str]:
     section, energy = select.model(report, name), select.energy_of(report, name)
-    priced = energy.priced[0].energy_per_decision if energy and energy.priced else None
+    priced = numbers.NONE
+    if energy and energy.priced and energy.priced[0].energy_per_decision:
+        bound = "≥ " if energy.priced[0].lower_bound else ""
+        priced = bound + numbers.energy(energy.priced[0].energy_per_decision)
     cost = section.cost if section else None
     if cost is not None:
         counts = [cost.sops, cost.macs, cost.encoder_draws]
@@ -106,7 +112,7 @@ def _cost(report: Report, name: str) -> list[str]:
         counts = [c * energy.votes for c in (energy.totals.sop, energy.totals.mac, energy.encoder.draws)]
     else:
         counts = [None, None, None]
-    return [*(numbers.count(c) for c in counts), numbers.energy(priced)]
+    return [*(numbers.count(c) for c in counts), priced]
 
 
 def models(report: Report) -> Table:
