@@ -232,7 +232,17 @@ def test_abstention_is_wrong_as_rarely_as_promised() -> None:
 def test_report_is_complete_and_survives_json() -> None:
     model = Linear(torch.ones(4), 0.0, EncoderSpec("rsc2", 4, 0.5))
     x = np.linspace(-1, 1, 21)[:, None].repeat(4, 1)
-    report = certify(model, x, (x[:, 0] < 0).astype(int), n=500, alpha=0.01, radii=[0, 0.1])
+    seen: list[tuple[int, int]] = []
+    report = certify(
+        model,
+        x,
+        (x[:, 0] < 0).astype(int),
+        n=500,
+        alpha=0.01,
+        radii=[0, 0.1],
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(k + 1, 21) for k in range(21)]
     assert report.expected_false == pytest.approx(0.21)
     assert report.abstained == sum(i.predicted == ABSTAIN for i in report.images) > 0
     assert report.rows[1].linf_eps == pytest.approx(0.05)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -138,6 +138,7 @@ def certify(
     radii: Sequence[float] | None = None,
     votes: Sequence[int] = (1, 11, 101),
     chunk: int = 1024,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CertifyReport:
     """Certify images one by one.
 
@@ -152,6 +153,7 @@ def certify(
         radii: where to report certified accuracy; eight steps up to the ceiling by default.
         votes: numbers of runs K for the guarantee table.
         chunk: draws per call.
+        on_progress: called with images done and all images.
 
     Raises:
         UsageError: no noise, or parameters out of range.
@@ -172,10 +174,10 @@ def certify(
     sigma = effective_sigma(spec)
     sampler = DrawSampler(predict, seed, chunk)
     ids = np.arange(len(images)) if samples is None else np.asarray(samples)
-    found = tuple(
-        certify_image(sampler, image, int(i), int(label), spec, n0, n, alpha)
-        for image, i, label in zip(images, ids, labels, strict=True)
-    )
+    found: list[CertifiedImage] = []
+    for image, i, label in zip(images, ids, labels, strict=True):
+        found.append(certify_image(sampler, image, int(i), int(label), spec, n0, n, alpha))
+        on_progress(len(found), len(images))
     ceiling = radius(spec, clopper_pearson_low(n, n, alpha))
     grid = np.linspace(0, ceiling, 8) if radii is None else np.asarray(radii, np.float64)
     return CertifyReport(
@@ -192,7 +194,7 @@ def certify(
         abstained=sum(i.predicted == ABSTAIN for i in found),
         at_ceiling=sum(i.at_ceiling for i in found),
         ceiling=ceiling,
-        images=found,
+        images=tuple(found),
         rows=tuple(_row(found, float(r), math.prod(images.shape[1:])) for r in grid),
         guarantees=tuple(_guarantee(found, float(r), sigma, votes) for r in grid),
         target=name_of(predict),
