@@ -78,7 +78,7 @@ def status() -> EnvStatus:
     if named:
         return _named_status(named)
     try:
-        folder = _folder(_version(sys.version_info))
+        folder = _folder()
     except RuntimeError as error:
         return EnvStatus(False, reason=f"There is no home folder ({error}).", fix="Set XDG_CACHE_HOME.")
     try:
@@ -121,7 +121,7 @@ def install(python: str | Path | None = None, progress: Progress | None = None) 
             f"Checked versions: {', '.join(PINS)}.",
             f"Run under one of them, or set {VARIABLE} to an interpreter that can import lava.",
         )
-    folder = _folder(_version(sys.version_info))
+    folder = _folder()
     with _locked():
         found = status()
         if not found.available or python is not None:
@@ -248,10 +248,10 @@ def _root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsc-snn"
 
 
-def _folder(version: str) -> Path:
-    """The environment for the running Python and these pins; other pins, another folder."""
-    pins = hashlib.sha256(" ".join((LAVA, *PINS.get(version, ()))).encode()).hexdigest()[:8]
-    return _root() / f"lava-0.10.0-py{version}-{pins}"
+def _folder() -> Path:
+    """One environment for all our Pythons, as the worker runs on its own; other pins, another folder."""
+    pins = hashlib.sha256(json.dumps([LAVA, PINS]).encode()).hexdigest()[:8]
+    return _root() / f"lava-0.10.0-{pins}"
 
 
 def _python(folder: Path) -> Path:

@@ -159,7 +159,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _read(path: Path, header: dict[str, Any]) -> dict[str, np.ndarray]:
     """The result file, checked against what was asked for."""
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             found = {name: data[name] for name in data.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise _impossible(f"its result cannot be read ({error})") from error

@@ -5,6 +5,7 @@ import multiprocessing
 import time
 
 from lava.magma.core.run_conditions import RunSteps
+from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 
 POLL_S = 0.002
 
@@ -30,12 +31,12 @@ def supervise(process, steps, run_config, timeout_s):
     runtime = process.runtime
     process.run(condition=RunSteps(num_steps=steps, blocking=False))
     finished = runtime.service_to_runtime[0]
-    while not finished.probe():
-        for actor in runtime._messaging_infrastructure.actors:
-            failure = _failure(actor)
-            if failure:
-                _kill(runtime)
-                raise LavaFailure(f"a process model failed: {failure}")
+    # A failed service also answers; its answer must not reach `wait`, which would join blocked actors.
+    while not finished.probe() or enum_equal(finished.peek(), MGMT_RESPONSE.ERROR):
+        failures = [f for a in runtime._messaging_infrastructure.actors if (f := _failure(a))]
+        if failures:
+            _kill(runtime)
+            raise LavaFailure(f"a process model failed: {failures[0]}")
         if time.monotonic() > deadline:
             _kill(runtime)
             raise LavaFailure(f"the Lava runtime ran out of time ({timeout_s:g} s)")

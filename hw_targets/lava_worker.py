@@ -109,10 +109,12 @@ class Executor:
     def __init__(self, processes, run_config):
         from lava.magma.compiler.compiler_graphs import ProcGroupDiGraphs
 
-        self.models = {}
+        self.models, known = {}, {}
         for process in processes:
-            model_class = run_config.select(process, ProcGroupDiGraphs._find_proc_models(process))
-            self.models[process] = _built(model_class, process)
+            if type(process) not in known:  # the search executes files; once per type is enough
+                candidates = ProcGroupDiGraphs._find_proc_models(process)
+                known[type(process)] = run_config.select(process, candidates)
+            self.models[process] = _built(known[type(process)], process)
         for process in processes:
             self._wire(process)
 
@@ -212,13 +214,10 @@ class Network:
 
 
 def _connection(spec, data, key):
-    from lava.proc.conv.process import Conv
-    from lava.proc.dense.process import Dense
-    from lava.proc.sparse.process import Sparse
-    from lava.utils.weightutils import SignMode
-
-    bits = spec["message_bits"]
+    """The process of one connection; each kind is imported when needed, as Conv's imports take a second."""
     if spec["kind"] == "conv":
+        from lava.proc.conv.process import Conv
+
         return Conv(
             weight=data[f"{key}.weight"],
             input_shape=tuple(spec["input_shape"]),
@@ -226,13 +225,20 @@ def _connection(spec, data, key):
             padding=tuple(spec["padding"]),
             dilation=tuple(spec["dilation"]),
             groups=spec["groups"],
-            num_message_bits=bits,
+            num_message_bits=spec["message_bits"],
         )
-    options = {"num_message_bits": bits, "weight_exp": spec["weight_exp"], "sign_mode": SignMode.MIXED}
-    if spec["kind"] == "dense":
-        return Dense(weights=data[f"{key}.weight"], **options)
+    from lava.proc.dense.process import Dense
+    from lava.proc.sparse.process import Sparse
+    from lava.utils.weightutils import SignMode
     from scipy.sparse import csr_matrix
 
+    options = {
+        "num_message_bits": spec["message_bits"],
+        "weight_exp": spec["weight_exp"],
+        "sign_mode": SignMode.MIXED,  # decided from the data, a single-signed layer would change its grid
+    }
+    if spec["kind"] == "dense":
+        return Dense(weights=data[f"{key}.weight"], **options)
     parts = (data[f"{key}.data"], data[f"{key}.indices"], data[f"{key}.indptr"])
     return Sparse(weights=csr_matrix(parts, shape=tuple(spec["matrix_shape"])), **options)
 
