@@ -16,7 +16,8 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check rsc export hw_targets examples benchmarks tests
 	$(VENV)/bin/ruff format --check rsc export hw_targets examples benchmarks tests
 	$(VENV)/bin/pyright
-	$(VENV)/bin/lint-imports
+	rm -rf build/lint && mkdir -p build/lint && cp -rL rsc build/lint/  # import-linter follows no links
+	cd build/lint && PYTHONPATH=. ../../$(VENV)/bin/lint-imports --no-cache --config ../../pyproject.toml
 
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix rsc export hw_targets examples benchmarks tests

@@ -34,8 +34,10 @@ class QuantisationRow(msgspec.Struct, frozen=True):
         scale: integer units per unit of the float program.
         vth, dv, bias_exp: the integers chosen.
         weight_min, weight_max: extremes on the grid.
-        weight_error_max, weight_error_mean: |w_int / S - w| relative to max |w|.
-        bias_error_max, threshold_error: relative to the threshold.
+        weight_error_max, weight_error_mean: |w_int / S - w|, in units of the float program.
+        weight_largest: max |w|, in the same units.
+        bias_error_max: likewise; threshold_error: relative to the threshold.
+        saturations: weights clipped to the ends of the grid.
         sum_bound: bound of the synaptic sum, limit 131071.
     """
 
@@ -48,6 +50,8 @@ class QuantisationRow(msgspec.Struct, frozen=True):
     weight_max: int
     weight_error_max: float
     weight_error_mean: float
+    weight_largest: float
+    saturations: int
     bias_error_max: float
     threshold_error: float
     sum_bound: float
@@ -66,8 +70,8 @@ def check(program: Program) -> list[Issue]:
         Issue(
             "info",
             row.layer,
-            f"Weights on {row.weight_min}..{row.weight_max}, largest change {row.weight_error_max:.2%} of "
-            f"the largest weight; threshold {row.vth}, changed by {row.threshold_error:.2%}.",
+            f"Weights on {row.weight_min}..{row.weight_max}, largest change "
+            f"{row.weight_error_max / row.weight_largest:.2%} of the largest weight; threshold {row.vth}, changed by {row.threshold_error:.2%}.",
         )
         for row in quantisation_table(layered, quantised)
     ]
@@ -99,10 +103,9 @@ def quantisation_table(exact: LayeredProgram, quantised: LayeredProgram) -> list
         pairs = list(zip(a.connections, b.connections, strict=True))
         src = quantised.input_scale if any(c.graded for c in b.connections) else 1.0
         largest = max(np.abs(c.weight).max(initial=0.0) for c, _ in pairs) or 1.0
-        errors = np.concatenate(
-            [np.abs(q.weight / (b.scale / src) - c.weight).ravel() / largest for c, q in pairs]
-        )
-        unit = 1.0 if a.readout else a.vth
+        unit = b.scale / src
+        errors = np.concatenate([np.abs(q.weight / unit - c.weight).ravel() for c, q in pairs])
+        wanted = np.concatenate([2 * np.rint(unit * c.weight / 2).ravel() for c, _ in pairs])
         bias = b.bias_mant.astype(np.float64) * 2.0**b.bias_exp / (64 * b.scale)
         rows.append(
             QuantisationRow(
@@ -115,7 +118,9 @@ def quantisation_table(exact: LayeredProgram, quantised: LayeredProgram) -> list
                 weight_max=max(int(q.weight.max()) for _, q in pairs),
                 weight_error_max=float(errors.max()),
                 weight_error_mean=float(errors.mean()),
-                bias_error_max=float(np.abs(bias - a.bias_mant).max() / unit),
+                weight_largest=float(largest),
+                saturations=int(((wanted < WEIGHT_MIN) | (wanted > WEIGHT_MAX)).sum()),
+                bias_error_max=float(np.abs(bias - a.bias_mant).max()),
                 threshold_error=0.0 if a.readout else abs(b.vth / b.scale - a.vth) / a.vth,
                 sum_bound=max(_sum_bound(q, _Input.of(quantised)) for _, q in pairs),
             )

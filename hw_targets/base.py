@@ -112,12 +112,13 @@ class DeployedModel(ABC):
         counts = dict(result.spikes.counts)
         if probe.counts:
             counts |= {name: (f != 0).sum(0, dtype=np.int64) for name, f in named.items()}
+        rasters = dict(result.spikes.rasters) | {n: f != 0 for n, f in named.items() if n in probe.spikes}
         first = result.outputs[self.program.outputs[0]]
         return RunResult(
             outputs=result.outputs,
             logits=readout(first, self.program.semantics.readout),
-            spikes=dataclasses.replace(result.spikes, counts=counts),
-            stats=RunStats(self.target, self.version, self.arithmetic, wall, result.saturated),
+            spikes=dataclasses.replace(result.spikes, counts=counts, rasters=rasters),
+            stats=RunStats(self.target, str(self.version), self.arithmetic, wall, result.saturated),
             frames_digest=frames_digest(named),
         )
 

@@ -23,7 +23,7 @@ from rsc import __version__
 from rsc.errors import InputRefused, MalformedFile
 from rsc.export.reader import read_program
 from rsc.export.writer import write_program
-from rsc.files import atomic_folder, sha256_file
+from rsc.files import atomic_folder, make_parents, sha256_file
 from rsc.program import Program
 
 WEIGHTS, PROGRAM, FACTS, CARD = "model.safetensors", "program.nir", "rsc.json", "README.md"
@@ -81,6 +81,7 @@ class Bundle:
             raise InputRefused(
                 f"'{path}' exists and is not a bundle.", "It would be replaced.", "Choose another name."
             )
+        make_parents(path)
         with atomic_folder(path) as folder:
             write_program(self.program, folder / PROGRAM)
             save_file(dict(self.state), folder / WEIGHTS)

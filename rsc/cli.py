@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 target unavailable, 4 input refuse
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -155,7 +156,6 @@ def parity(
     """
     from rsc.commands import parity_rows
     from rsc.parity import spike_mismatch
-    from rsc.report import parity_tables
 
     loaded = _program(program, dt)
     material = _material(program, loaded, input, data, data_root, n)
@@ -165,7 +165,7 @@ def parity(
     if json:
         emit({"exact": exact, "pairs": rows})
     else:
-        show(*parity_tables(rows))
+        _show_part(parity=tuple(rows))
     worst = max(spike_mismatch(row) for row in rows)
     if not (exact or 0 < max_mismatch >= worst):
         raise GateFailed(
@@ -196,11 +196,10 @@ def energy(
         json: print the report as JSON.
     """
     from rsc.commands import energy_of
-    from rsc.report import energy_tables
 
     loaded = _program(program, dt)
     report = energy_of(loaded, on, profile, _material(program, loaded, input, data, data_root, n), seed)
-    emit(report) if json else show(*energy_tables(report))
+    emit(report) if json else _show_part(energy=(report,))
 
 
 def attack(
@@ -229,14 +228,13 @@ def attack(
     """
     from rsc.commands import attack_on
     from rsc.evaluation import AttackPlan
-    from rsc.report import robustness_tables
 
     loaded = _program(program, None)
     plan = AttackPlan(tuple(part.strip() for part in eps.split(",")), norm, steps, eot, 1, draws, seed)
     material = _material(program, loaded, None, data, data_root, n)
     with progress() as listener:
         reports = attack_on(loaded, on, material, plan, program.resolve().stem, listener)
-    emit({"robustness": reports}) if json else show(*robustness_tables(reports))
+    emit({"robustness": reports}) if json else _show_part(robustness=reports)
 
 
 def certify(
@@ -261,13 +259,12 @@ def certify(
         radii: L2 radii to report, comma separated, in pixel units.
     """
     from rsc.commands import certify_on
-    from rsc.report import certificate_tables
 
     loaded = _program(program, None)
     material = _material(program, loaded, None, data, data_root, n)
     with progress() as listener:
         report = certify_on(loaded, on, material, draws, alpha, _numbers(radii, "--radii"), seed, listener)
-    emit(report) if json else show(*certificate_tables(report))
+    emit(report) if json else _show_part(certificates=(report,))
 
 
 def report(folder: Annotated[Positional[Path], arg(metavar="DIR")], json: bool = False) -> None:
@@ -282,10 +279,9 @@ def report(folder: Annotated[Positional[Path], arg(metavar="DIR")], json: bool =
 def targets(json: bool = False) -> None:
     """List the targets: what can run here, and how to get the rest."""
     from rsc.commands import target_list
-    from rsc.report import target_tables
 
     rows = target_list()
-    emit(rows) if json else show(*target_tables(rows))
+    emit(rows) if json else _show_part(targets=tuple(rows))
 
 
 def lava(action: Positional[Literal["install", "status", "remove"]], json: bool = False) -> None:
@@ -322,6 +318,7 @@ VERBS = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `rsc`; always ends in SystemExit with a documented code."""
     signal.signal(signal.SIGTERM, _terminated)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads stall a shared machine
     try:
         tyro.extras.subcommand_cli_from_dict(
             VERBS,
@@ -371,9 +368,18 @@ def _trained_on(path: Path) -> str:
     name = Bundle.load(path).config.get("dataset") if path.is_dir() else None
     if name is None:
         raise InputRefused(
-            f"Nothing says what to feed '{path}'.", "It names no data set.", "Give --input frames.npy or --data."
+            f"Nothing says what to feed '{path}'.",
+            "It names no data set.",
+            "Give --input frames.npy or --data.",
         )
     return str(name)
+
+
+def _show_part(**sections: Any) -> None:
+    """Some sections of a report as tables."""
+    from rsc.report import Report, terminal_tables, utc_now
+
+    show(*terminal_tables(Report(title="", created=utc_now(), **sections)))
 
 
 def _numbers(text: str, option: str) -> tuple[float, ...]:

@@ -45,7 +45,9 @@ class Material:
         try:
             frames = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise MalformedFile(f"Frames '{path}' cannot be read.", str(error), "Save them with np.save.") from error
+            raise MalformedFile(
+                f"Frames '{path}' cannot be read.", str(error), "Save them with np.save."
+            ) from error
         if not isinstance(frames, np.ndarray) or frames.ndim < 2:
             raise MalformedFile(f"'{path}' holds no frames.", "An array [T, B, ...] is needed.", "Save one.")
         return cls(frames=frames[:, :n])
@@ -72,7 +74,9 @@ class Material:
         data = self.images()
         if model.program.encoder is None:
             raise InputRefused(
-                "This program has no encoder.", "It cannot take images.", "Give ready-made frames with --input."
+                "This program has no encoder.",
+                "It cannot take images.",
+                "Give ready-made frames with --input.",
             )
         return model.run(data.images, Keys(seed, data.ids), probe)
 
@@ -150,9 +154,7 @@ def parity_rows(
             models.append((spec, deploy(program, spec)))
         listener.stage(f"comparing {', '.join(on)}")
         if material.frames is not None:
-            return compare(
-                program, models, frames=material.frames, name=name, on_progress=listener.advance
-            )
+            return compare(program, models, frames=material.frames, name=name, on_progress=listener.advance)
         data = material.images()
         keys = Keys(seed, data.ids)
         return compare(program, models, x=data.images, keys=keys, name=name, on_progress=listener.advance)

@@ -7,7 +7,6 @@ ANN under the same noise averaged over T passes (the honest baseline of randomiz
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,17 +19,19 @@ from rsc.energy import energy_report
 from rsc.energy.results import EnergyReport
 from rsc.errors import RscError, TargetUnavailable
 from rsc.evaluation import AttackPlan, Deployed, evaluate
+from rsc.export.loihi import lower, quantisation_table
 from rsc.hw_targets import DeployedModel, deploy, get_target
 from rsc.networks import NetworkSpec
 from rsc.parity import compare
 from rsc.parity_results import ParityRow
 from rsc.program import Program
 from rsc.progress import Progress, Silent
-from rsc.report import Report, conclude, environment, write_report
+from rsc.report import Report, conclude, environment, utc_now, write_report
 from rsc.report.value import (
     DatasetInfo,
     InferenceCost,
     ModelSection,
+    QuantisedLayer,
     Role,
     TargetRow,
     TrainingSummary,
@@ -123,7 +124,7 @@ def run_demo(
     report = conclude(
         Report(
             title="Digits: one RSC-II network from training to Loihi arithmetic",
-            created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=utc_now(),
             environment=environment(),
             command=f"rsc demo --seed {seed}",
             config={"rsc": msgspec.to_builtins(rsc.config), "sizes": dataclasses.asdict(sizes)},
@@ -155,13 +156,32 @@ def _networks(seed: int, sizes: Sizes) -> list[tuple[str, Role, str, TrainConfig
             encoder=EncoderConfig(kind, steps, sigma),  # type: ignore[arg-type]
             epochs=sizes.epochs,
             seed=seed,
+            threads=1,
         )
 
     noise = f"Gaussian noise of sigma {SIGMA:g}"
     return [
-        ("RSC-II", "rsc", f"Spiking, fresh {noise} at each of {STEPS} steps.", config("rsc2", STEPS, SIGMA), None),
-        ("direct SNN", "direct", f"The same network, {STEPS} steps, no noise.", config("direct", STEPS, 0.0), None),
-        ("ANN", "ann", "The same topology with ReLU, one pass, no noise.", config("direct", 1, 0.0, "relu"), None),
+        (
+            "RSC-II",
+            "rsc",
+            f"Spiking, fresh {noise} at each of {STEPS} steps.",
+            config("rsc2", STEPS, SIGMA),
+            None,
+        ),
+        (
+            "direct SNN",
+            "direct",
+            f"The same network, {STEPS} steps, no noise.",
+            config("direct", STEPS, 0.0),
+            None,
+        ),
+        (
+            "ANN",
+            "ann",
+            "The same topology with ReLU, one pass, no noise.",
+            config("direct", 1, 0.0, "relu"),
+            None,
+        ),
         (
             "smoothed ANN",
             "smoothed-ann",
@@ -183,7 +203,9 @@ def _train(entry: tuple[str, Role, str, TrainConfig, int | None], listener: Prog
 
 def _program(model: _Model) -> Program:
     if model.packed.program is None:
-        raise RscError(f"Model '{model.name}' has no program.", "It has no spiking neurons.", "Use neuron='lif'.")
+        raise RscError(
+            f"Model '{model.name}' has no program.", "It has no spiking neurons.", "Use neuron='lif'."
+        )
     return model.packed.program
 
 
@@ -242,7 +264,9 @@ def _parity(
     for i, (a, b) in enumerate(pairs):
         data = model.packed.test.head(sizes.slow_parity if b == "lava:runtime" else sizes.parity)
         keys = Keys(seed, data.ids)
-        rows += compare(program, [(a, deployed[a]), (b, deployed[b])], x=data.images, keys=keys, name=model.name)
+        rows += compare(
+            program, [(a, deployed[a]), (b, deployed[b])], x=data.images, keys=keys, name=model.name
+        )
         listener.advance(i + 1, len(pairs))
     return rows
 
@@ -312,6 +336,7 @@ def _certificates(
             radii=RADII,
             seed=seed,
             samples=data.ids,
+            on_progress=listener.advance,
         )
         reports.append(report)
     return tuple(reports)
@@ -338,7 +363,9 @@ def _section(model: _Model, energy: Sequence[EnergyReport]) -> ModelSection:
 
 def _cost(model: _Model, energy: Sequence[EnergyReport]) -> InferenceCost:
     """Of one pass; the ANN's MACs are those of the same topology, once per noisy pass."""
-    own = next((e for e in energy if model.packed.program and e.program_digest == model.packed.program.digest), None)
+    own = next(
+        (e for e in energy if model.packed.program and e.program_digest == model.packed.program.digest), None
+    )
     if own is not None:
         totals = own.totals
         return InferenceCost(1, totals.mac, totals.sop, totals.updates, float(own.encoder.draws))
@@ -348,7 +375,19 @@ def _cost(model: _Model, energy: Sequence[EnergyReport]) -> InferenceCost:
     return InferenceCost(passes, float(passes * energy[0].totals.dense), 0.0, None, float(draws))
 
 
-def _quantisation(program: Program, name: str) -> tuple:
-    from rsc.export.loihi import lower, quantisation_table
-
-    return tuple(quantisation_table(lower(program, "float"), lower(program, "integer")))
+def _quantisation(program: Program, name: str) -> tuple[QuantisedLayer, ...]:
+    rows = quantisation_table(lower(program, "float"), lower(program, "integer"))
+    return tuple(
+        QuantisedLayer(
+            layer=row.layer,
+            scale=row.scale,
+            weight_bits=8,
+            max_weight_error=row.weight_error_max,
+            mean_weight_error=row.weight_error_mean,
+            bias_error=row.bias_error_max,
+            saturations=row.saturations,
+            model=name,
+            target="loihi",
+        )
+        for row in rows
+    )

@@ -18,7 +18,7 @@ from rsc.hw_targets import DeployedModel
 from rsc.robustness.attacks import Adversarial, Attack, Fgsm, Pgd
 from rsc.robustness.ball import parse_eps
 from rsc.robustness.eot import Eot
-from rsc.robustness.evaluate import Runs, Scoring, attack_row, compare, craft, measure, qte
+from rsc.robustness.evaluate import Scoring, attack_row, compare, craft, measure, qte
 from rsc.robustness.model import StochasticModel
 from rsc.robustness.results import AttackRow, Curve, Norm, PairedDifference, RobustnessReport
 
@@ -112,7 +112,14 @@ class _Site:
         draws: int,
         seed: int,
     ) -> None:
-        self.deployed, self.predict, self.x, self.y, self.draws, self.seed = deployed, predict, x, y, draws, seed
+        self.deployed, self.predict, self.x, self.y, self.draws, self.seed = (
+            deployed,
+            predict,
+            x,
+            y,
+            draws,
+            seed,
+        )
         self.target = deployed.spec if deployed else "torch"
         self.clean = measure(predict, x, y, draws, seed)
         self.rows: list[AttackRow] = []
@@ -124,19 +131,24 @@ class _Site:
         """Score images crafted elsewhere; on a deployed target also compare with the twin."""
         n = len(self.x)
         part = Adversarial(found.x[:n], found.start[:n], found.kept[:n], found.norms[:n], found.runs)
-        mine = dataclasses.replace(scoring, draws=self.draws)
-        predict = self.predict if self.deployed else None
+        runs = measure(self.predict, part.x, self.y, self.draws, self.seed)
         row = attack_row(
-            attack, eot, self.x, self.y, text, mine, predict=predict, found=part, baseline=self.clean.scores()
+            attack,
+            eot,
+            self.x,
+            self.y,
+            text,
+            dataclasses.replace(scoring, draws=self.draws),
+            predict=self.predict if self.deployed else None,
+            found=part,
+            baseline=self.clean.scores(),
+            scores=runs.scores(),
         )
         self.rows.append(msgspec.structs.replace(row, target=self.target))
         if self.deployed:
-            here = self._named(measure(self.predict, part.x, self.y, self.draws, self.seed), text)
             there = measure(twin.predict, part.x, self.y, self.draws, self.seed)
+            here = dataclasses.replace(runs, name=f"{self.target} under {attack.name} at eps {text}")
             self.differences.append(compare(dataclasses.replace(there, name="torch"), here))
-
-    def _named(self, runs: Runs, text: str) -> Runs:
-        return dataclasses.replace(runs, name=f"{self.target} at eps {text}")
 
     def report(self, plan: AttackPlan) -> RobustnessReport:
         """Everything about this target."""
@@ -154,5 +166,3 @@ class _Site:
             curves=tuple(curves),
             differences=tuple(self.differences),
         )
-
-

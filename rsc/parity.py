@@ -75,7 +75,12 @@ class _Pair:
         ]
         if same_units:
             recordings += [
-                (key.rpartition(".")[0], key.rpartition(".")[2], first.spikes.states[key], second.spikes.states[key])
+                (
+                    key.rpartition(".")[0],
+                    key.rpartition(".")[2],
+                    first.spikes.states[key],
+                    second.spikes.states[key],
+                )
                 for key in sorted(set(first.spikes.states) & set(second.spikes.states))
             ]
         recordings += [(name, "output", first.outputs[name], second.outputs[name]) for name in first.outputs]
@@ -115,7 +120,9 @@ def compare(
         raise UsageError("Parity needs two targets.", f"{len(models)} given.", "Repeat --on.")
     if frames is None:
         if x is None or keys is None or program.encoder is None:
-            raise UsageError("Parity needs images with keys, or frames.", "Neither was given.", "Use --input.")
+            raise UsageError(
+                "Parity needs images with keys, or frames.", "Neither was given.", "Use --input."
+            )
         frames = encode(program.encoder, x, keys)
     steps, batch = frames.shape[:2]
     pairs = [_Pair(models[0][1], model) for _, model in models[1:]]
@@ -180,8 +187,8 @@ def _row(
         prediction_agreement=Agreement(pair.agree / n, n, interval.low, interval.high),
         max_logit_diff=pair.logit_gap,
         seed=seed,
-        version_a=pair.a.version,
-        version_b=pair.b.version,
+        version_a=str(pair.a.version),
+        version_b=str(pair.b.version),
         note=note,
         model=name,
         program_digest=program.digest,

@@ -88,7 +88,9 @@ def to_bundle(packed: Packed, config: TrainConfig, name: str) -> Bundle:
     from rsc.errors import UnsupportedNode
 
     if packed.program is None:
-        raise UnsupportedNode("An ANN has no deployable program.", "ReLU is no NIR neuron.", "Use neuron='lif'.")
+        raise UnsupportedNode(
+            "An ANN has no deployable program.", "ReLU is no NIR neuron.", "Use neuron='lif'."
+        )
     state = {key: value.detach().cpu().numpy() for key, value in packed.trained.network.state_dict().items()}
     accuracy = {"per_run": packed.clean.per_run, "vote": packed.clean.vote}
     return Bundle(
@@ -98,5 +100,5 @@ def to_bundle(packed: Packed, config: TrainConfig, name: str) -> Bundle:
         config=msgspec.to_builtins(config),
         metrics={f"clean_accuracy_{key}": msgspec.to_builtins(value) for key, value in accuracy.items()}
         | {"test_images": len(packed.test), "training_wall_s": round(packed.trained.wall_s, 2)},
-        made_with={"rsc-snn": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        made_with={"rsc-snn": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
     )

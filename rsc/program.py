@@ -259,7 +259,7 @@ def walk(graph: nir.NIRGraph, prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-_DERIVED = {"input_type", "output_type", "metadata", "nodes", "edges"}
+_DERIVED = {"input_type", "output_type", "metadata", "nodes", "edges", "input_shape"}
 
 
 def _update(sha: Any, graph: nir.NIRGraph) -> None:

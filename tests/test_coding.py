@@ -56,7 +56,9 @@ def test_noise_depends_on_the_key_and_not_on_the_batch() -> None:
     np.testing.assert_array_equal(whole[:2], shorter)
 
 
-@pytest.mark.parametrize("change", [{"seed": 2}, {"draw": 1}, {"stream": "score"}, {"samples": np.array([9])}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 2}, {"draw": 1}, {"stream": "score"}, {"samples": np.array([9])}]
+)
 def test_another_key_is_other_noise(change: dict[str, object]) -> None:
     key = Keys(1, np.array([0]))
     a, b = (keyed_normal(k, 2, (64,)).ravel() for k in (key, key.replace(**change)))

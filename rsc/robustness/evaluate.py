@@ -112,12 +112,13 @@ def measure(
         )
     run = as_predictor(predict)
     ids = np.arange(len(images)) if samples is None else np.asarray(samples)
-    classes = np.empty((draws, len(images)), np.int64)
-    for draw in range(draws):
-        for at in range(0, len(images), chunk):
-            part = slice(at, at + chunk)
-            keys = Keys(seed, ids[part], draw, stream)  # type: ignore[arg-type]
-            classes[draw, part] = checked(run(images[part], keys), len(images[part]))
+    sites = np.arange(draws * len(images))  # all draws of all images in a row: few calls for slow targets
+    classes = np.empty(len(sites), np.int64)
+    for at in range(0, len(sites), chunk):
+        draw, image = np.divmod(sites[at : at + chunk], len(images))
+        keys = Keys(seed, ids[image], draw, stream)  # type: ignore[arg-type]
+        classes[at : at + chunk] = checked(run(images[image], keys), len(image))
+    classes = classes.reshape(draws, len(images))
     return Runs(classes, labels, name_of(run), seed, stream, source_of(run))
 
 
@@ -202,12 +203,14 @@ def attack_row(
     predict: Any = None,
     found: Adversarial | None = None,
     baseline: Scores | None = None,
+    scores: Scores | None = None,
 ) -> AttackRow:
     """Craft on `model`, score on `predict` (the model itself by default), beside eps = 0.
 
     Args:
         found: images crafted before (replayed on another target).
         baseline: scores at eps = 0, where known.
+        scores: of the attacked images, where known.
     """
     scoring = scoring or Scoring()
     value, text = parse_eps(eps)
@@ -229,7 +232,7 @@ def attack_row(
         eot=eot.effective_draws,
         eot_mode=eot.mode,
         surrogate=str(getattr(eot.model, "surrogate", "model")),
-        scores=score(scored, found.x, y, scoring.draws, scoring.seed),
+        scores=scores or score(scored, found.x, y, scoring.draws, scoring.seed),
         baseline=baseline,
         attack_seed=scoring.attack_seed,
         largest_norm=float(found.norms.max()),
