@@ -14,7 +14,7 @@ from rsc.report.value import Report
 
 # An interval such as [57.0, 65.3] is no link, and reads better without backslashes.
 _OPENING = re.compile(r"\[(?![-+\d., ]+\](?![(\[:]))")
-_LEADING = re.compile(r"^(#|[-+](?=\s)|\d+(?=[.)](\s|$)))")
+_LEADING = re.compile(r"^(#|[-+](?!\d)|\d+(?=[.)](\s|$)))")
 
 
 def markdown(report: Report) -> str:
@@ -39,6 +39,7 @@ def escape(text: str) -> str:
     text = re.sub(r"[\\`*_|~$>]", r"\\\g<0>", text)
     text = _OPENING.sub(r"\\[", text)
     text = _LEADING.sub(_escape_leading, text)
+    text = re.sub(r"(?<!\\)#$", r"\#", text)  # a heading would lose it
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
