@@ -1,0 +1,103 @@
+"""Random graphs of many primitives, with branches, self edges and cycles; parameters are dyadic.
+
+Dyadic numbers keep sums exact in float64, so that results are equal to the last bit in any order
+and a tie at a threshold stays a tie.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import nir
+import numpy as np
+from graphs import DT, given, neuron, taken
+from hypothesis import strategies as st
+
+from rsc.graph import topology
+from rsc.program import Program, Semantics
+
+STEPS, BATCH = 6, 2
+
+
+def _number(draw: st.DrawFn, *shape: int, low: int = -8, high: int = 8, unit: float = 4.0) -> np.ndarray:
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    return rng.integers(low, high + 1, shape) / unit
+
+
+def _taus(draw: st.DrawFn, n: int) -> np.ndarray:
+    return 2.0 ** _number(draw, n, low=0, high=2, unit=1.0) * DT
+
+
+def _neuron(draw: st.DrawFn, n: int) -> Any:
+    kind = draw(st.sampled_from((nir.I, nir.IF, nir.LI, nir.LIF, nir.CubaLI, nir.CubaLIF)))
+    fields: dict[str, Any] = {"r": _number(draw, n)}
+    if kind in (nir.I, nir.IF):
+        fields["r"] = fields["r"] / DT
+    else:
+        fields["v_leak"] = _number(draw, n, low=-2, high=2)
+    for tau in {nir.LI: ("tau",), nir.LIF: ("tau",)}.get(kind, ()):
+        fields[tau] = _taus(draw, n)
+    if kind in (nir.CubaLI, nir.CubaLIF):
+        fields |= {"tau_mem": _taus(draw, n), "tau_syn": _taus(draw, n), "w_in": _number(draw, n)}
+    if kind in (nir.IF, nir.LIF, nir.CubaLIF):
+        fields |= {"v_threshold": _number(draw, n, low=1), "v_reset": _number(draw, n, low=-2, high=2)}
+    return neuron(kind, n, **fields)
+
+
+def _node(draw: st.DrawFn, n: int) -> Any:
+    which = draw(
+        st.sampled_from(("neuron", "neuron", "neuron", "linear", "affine", "scale", "threshold", "delay"))
+    )
+    if which == "neuron":
+        return _neuron(draw, n)
+    if which == "linear":
+        return nir.Linear(_number(draw, n, n))
+    if which == "affine":
+        return nir.Affine(_number(draw, n, n), _number(draw, n))
+    if which == "scale":
+        return nir.Scale(_number(draw, n))
+    if which == "threshold":
+        return nir.Threshold(_number(draw, n))
+    return nir.Delay(_number(draw, n, low=0, high=3, unit=1.0) * DT)
+
+
+def _edges(draw: st.DrawFn, names: list[str], nodes: dict[str, Any]) -> list[tuple[str, str]]:
+    """A path through all nodes, some further edges forward, and edges back that leave a neuron."""
+    path = ["input", *names, "output"]
+    edges = list(pairwise(path))
+    for i, a in enumerate(path[:-1]):
+        for j, b in enumerate(path[1:], 1):
+            forward = j > i + 1
+            back = (
+                j <= i
+                and i > 0
+                and j < len(path) - 1
+                and isinstance(nodes[a], nir.LIF | nir.IF | nir.CubaLIF)
+            )
+            if (forward or back) and draw(st.booleans()) and draw(st.booleans()):
+                edges.append((a, b))
+    return edges
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    """A program of two to six nodes over vectors of one to three elements."""
+    n = draw(st.integers(1, 3))
+    names = [f"n{i}" for i in range(draw(st.integers(2, 6)))]
+    nodes: dict[str, Any] = {"input": given((n,)), **{name: _node(draw, n) for name in names}}
+    nodes["output"] = taken((n,))
+    semantics = Semantics(
+        DT,
+        reset=draw(st.sampled_from(("value", "subtract"))),
+        comparison=draw(st.sampled_from((">", ">="))),
+    )
+    of = nir.NIRGraph(nodes, _edges(draw, names, nodes), type_check=False)
+    topology(of, semantics)
+    return Program(of, semantics)
+
+
+@st.composite
+def frames(draw: st.DrawFn, program: Program) -> np.ndarray:
+    """Dyadic frames [T, B, n]."""
+    return _number(draw, STEPS, BATCH, *program.input_shape).astype(np.float32)
