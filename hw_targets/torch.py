@@ -105,7 +105,7 @@ class TorchModel(DeployedModel):
 
     def _to_device(self, value: np.ndarray) -> Tensor:
         """Frames on the device; constant ones are expanded over time, so they are computed once."""
-        frames = torch.from_numpy(np.ascontiguousarray(value))
+        frames = torch.from_numpy(np.require(value, requirements=["C", "W"]))
         if len(frames) > 1 and torch.equal(frames[0], frames[-1]) and bool((frames == frames[:1]).all()):
             frames = frames[:1]
         return frames.to(self.device, self.module.dtype).expand(value.shape)

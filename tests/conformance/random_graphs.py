@@ -75,7 +75,7 @@ def _edges(draw: st.DrawFn, names: list[str], nodes: dict[str, Any]) -> list[tup
                 and j < len(path) - 1
                 and isinstance(nodes[a], nir.LIF | nir.IF | nir.CubaLIF)
             )
-            if (forward or back) and draw(st.booleans()) and draw(st.booleans()):
+            if (forward or back) and draw(st.integers(0, 2)) == 0:
                 edges.append((a, b))
     return edges
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,33 @@ def test_a_target_gives_what_the_case_says(name: str, spec: str) -> None:
     case = CASES[name]
     with pytest.raises(UnsupportedNode):
         deploy(program(case.graph, case.semantics), spec)
+
+
+@pytest.mark.parametrize("spec", ["reference", "torch:float64"])
+@pytest.mark.parametrize("name", [case.name for case in (*INTEGRATORS, *SPIKING, *STRUCTURE)])
+def test_one_step_at_a_time_gives_the_same(name: str, spec: str) -> None:
+    case = CASES[name]
+    model: Any = deploy(program(case.graph, case.semantics), spec)
+    frames = case.frames if isinstance(case.frames, Mapping) else {"input": case.frames}
+    state, outputs = None, []
+    for t in range(len(next(iter(frames.values())))):
+        result, state = model.run_state({key: value[t : t + 1] for key, value in frames.items()}, state)
+        outputs.append(result.outputs)
+    joined = {key: np.concatenate([step[key] for step in outputs]) for key in case.outputs}
+    close(joined, case.outputs, case.tolerance * 1e-9)
+
+
+@pytest.mark.parametrize("spec", ["reference", "torch:float64"])
+@pytest.mark.parametrize("name", [case.name for case in STRUCTURE])
+def test_two_halves_give_the_same(name: str, spec: str) -> None:
+    case = CASES[name]
+    model: Any = deploy(program(case.graph, case.semantics), spec)
+    frames = case.frames if isinstance(case.frames, Mapping) else {"input": case.frames}
+    for cut in range(2, len(next(iter(frames.values()))) - 1):
+        first, state = model.run_state({key: value[:cut] for key, value in frames.items()})
+        second, _ = model.run_state({key: value[cut:] for key, value in frames.items()}, state)
+        joined = {k: np.concatenate([first.outputs[k], second.outputs[k]]) for k in case.outputs}
+        close(joined, case.outputs, case.tolerance * 1e-9)
 
 
 def test_every_target_is_in_the_table_or_accounted_for() -> None:
