@@ -8,6 +8,7 @@ from lava.magma.core.run_conditions import RunSteps
 from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 
 POLL_S = 0.002
+REPORT_S = 1.0  # how long the failed model's report may come after others have ended
 
 
 class LavaFailure(RuntimeError):
@@ -33,10 +34,10 @@ def supervise(process, steps, run_config, timeout_s):
     finished = runtime.service_to_runtime[0]
     # A failed service also answers; its answer must not reach `wait`, which would join blocked actors.
     while not finished.probe() or enum_equal(finished.peek(), MGMT_RESPONSE.ERROR):
-        failures = [f for a in runtime._messaging_infrastructure.actors if (f := _failure(a))]
-        if failures:
+        failure = _failure(runtime._messaging_infrastructure.actors)
+        if failure:
             _kill(runtime)
-            raise LavaFailure(f"a process model failed: {failures[0]}")
+            raise LavaFailure(f"a process model failed: {failure}")
         if time.monotonic() > deadline:
             _kill(runtime)
             raise LavaFailure(f"the Lava runtime ran out of time ({timeout_s:g} s)")
@@ -45,12 +46,19 @@ def supervise(process, steps, run_config, timeout_s):
     process.stop()
 
 
-def _failure(actor):
-    """Why an actor is gone, or None."""
-    message = actor._pconn.recv() if actor._pconn.poll() else None
-    if message:
-        return message[1].strip().splitlines()[-1]
-    return None if actor.exitcode is None else f"exit code {actor.exitcode}"
+def _failure(actors):
+    """Why the run cannot end: the last line of the model that raised, or exit codes; "" if none is gone."""
+    if not any(actor.exitcode is not None or actor._pconn.poll() for actor in actors):
+        return ""
+    deadline = time.monotonic() + REPORT_S
+    while time.monotonic() < deadline:
+        for actor in actors:
+            message = actor._pconn.recv() if actor._pconn.poll() else None
+            if message:
+                return message[1].strip().splitlines()[-1]
+        time.sleep(POLL_S)
+    codes = [str(actor.exitcode) for actor in actors if actor.exitcode]
+    return f"exit code {', '.join(codes) or 0}"
 
 
 def _kill(runtime):
