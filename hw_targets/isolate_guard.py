@@ -129,7 +129,8 @@ def guard(token: str, folder: str, address_space: int, command: list[str]) -> No
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
     if os.WIFSIGNALED(status):
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # SIGKILL has no handler to reset
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(here, os.WTERMSIG(status))
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 

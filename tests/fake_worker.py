@@ -23,6 +23,11 @@ def crash(folder):
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def killed(folder):
+    """As the kernel does when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def status(folder):
     sys.stderr.write("a first line\nthe disk of the worker is on fire\n")
     sys.exit(7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,9 +89,35 @@ def test_a_hang_ends_with_its_budget():
     assert time.monotonic() - start < SLACK_S
 
 
-def test_a_crash_names_its_signal():
-    with pytest.raises(TargetFault, match="SIGSEGV"):
-        fake("crash")
+@pytest.mark.parametrize(("fault", "name"), [("crash", "SIGSEGV"), ("killed", "SIGKILL")])
+def test_a_crash_names_its_signal(fault: str, name: str):
+    with pytest.raises(TargetFault, match=name):
+        fake(fault)
+
+
+def test_nothing_outlives_its_guard():
+    """The guard itself is killed: the command dies with it, and the caller ends the command's children."""
+
+    def kill_the_guard(folder: Path) -> None:
+        wait_until(lambda: len(processes_naming(str(folder.parent))) >= 4)
+        os.kill(guards_of(os.getpid())[0], signal.SIGKILL)
+
+    with private_folder("rsc-test-") as folder, ThreadPoolExecutor(1) as pool:
+        killer = pool.submit(kill_the_guard, folder)
+        with pytest.raises(TargetFault, match="SIGKILL"):
+            run([sys.executable, str(FAKE), "stubborn_children", str(folder)], folder, Budget(60.0))
+        killer.result()
+
+
+def guards_of(parent: int) -> list[int]:
+    """Process ids of the isolation guards that `parent` started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == parent and b"isolate_guard" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
 def test_a_status_comes_with_the_last_line():
