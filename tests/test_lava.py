@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
 import lava_listing
 import numpy as np
 import pytest
+from lava_networks import chain, dense_chain, fit, grid, lif, program
 
-from rsc.errors import TargetFault, UnsupportedNode, UsageError
-from rsc.hw_targets import isolate, lava, lava_env, lava_job, lava_layout
+from rsc.errors import UsageError
+from rsc.hw_targets import lava, lava_env
 from rsc.hw_targets.base import StepsResult
-from rsc.hw_targets.lava import LavaModel, LavaTarget
+from rsc.hw_targets.lava import LavaTarget
 from rsc.layered import STATE_MAX, Connection, Layer, LayeredProgram
 from rsc.results import Probe
 
 STATUS = lava_env.status()
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "conformance" / "01_lif"
 needs_lava = pytest.mark.skipif(not STATUS.available, reason=f"{STATUS.reason} {STATUS.fix}")
-
-
-def grid(rng: np.random.Generator, *shape: int, low: int = -256, high: int = 254) -> np.ndarray:
-    """Random weights on Lava's mixed-sign grid."""
-    return 2 * rng.integers(low // 2, high // 2 + 1, shape).astype(np.int32)
-
-
-def lif(name: str, shape: tuple[int, ...], *connections: Connection, **changes: Any) -> Layer:
-    fields: dict[str, Any] = {"du": 4095, "dv": 200, "vth": 100, "bias_mant": np.zeros(shape, np.int32)}
-    return Layer(name, shape, connections, **(fields | changes))
-
-
-def program(
-    *layers: Layer, shape: tuple[int, ...], arithmetic: Any = "integer", input_max: int = 1
-) -> LayeredProgram:
-    return LayeredProgram(arithmetic, layers, "x", shape, layers[-1].name, 1.0, input_max)
 
 
 def run_on(target: LavaTarget, layered: LayeredProgram, frames: np.ndarray) -> StepsResult:
@@ -150,13 +133,6 @@ def test_convolutions_and_pooling_are_bit_exact():
     assert_equal_to_listing(layered, frames, run_on(LavaTarget(), layered, frames))
 
 
-def fit(layer: Layer) -> Layer:
-    """The layer with the shape its connection really delivers."""
-    c = layer.connections[0]
-    out = lava_listing.current(c, np.zeros(c.source_shape), layer.shape, True).shape
-    return dataclasses.replace(layer, shape=out, bias_mant=np.zeros(out, np.int32))
-
-
 @needs_lava
 @pytest.mark.lava
 def test_graded_input_keeps_its_values():
@@ -184,48 +160,6 @@ def test_graded_input_keeps_its_values():
 
 
 # Time: the pipeline of several layers, several samples in one stream, biases that act in every step.
-
-
-def chain(rng: np.random.Generator, arithmetic: Any = "integer") -> LayeredProgram:
-    """Input (2, 7, 6) -> conv -> pooled conv -> dense -> accumulator; biases strong enough to fire alone."""
-    integer = arithmetic == "integer"
-
-    def weight(*shape: int) -> np.ndarray:
-        return grid(rng, *shape, low=-120, high=120) if integer else rng.normal(0, 0.4, shape)
-
-    def layer(name: str, shape: tuple[int, ...], c: Connection, **changes: Any) -> Layer:
-        if integer:
-            neuron = {
-                "du": 3000,
-                "dv": 300,
-                "vth": 90,
-                "bias_mant": rng.integers(-40, 90, shape),
-                "bias_exp": 6,
-            }
-        else:
-            neuron = {"du": 0.7, "dv": 0.1, "vth": 0.9, "bias_mant": rng.normal(0.3, 0.3, shape)}
-        return lif(name, shape, c, **(neuron | changes))
-
-    two = (2, 2)
-    end = {"du": 4095, "dv": 0, "vth": 131071} if integer else {"du": 1.0, "dv": 0.0, "vth": 1e30}
-    readout = Connection("c", "dense", weight(3, 5), (5,))
-    return program(
-        layer("a", (3, 7, 6), Connection("x", "conv", weight(3, 2, 3, 3), (2, 7, 6), padding=(1, 1))),
-        layer("b", (4, 2, 2), Connection("a", "conv", weight(4, 3, 2, 2), (3, 7, 6), pool=(two, two))),
-        layer("c", (5,), Connection("b", "dense", weight(5, 16), (4, 2, 2))),
-        layer("r", (3,), readout, scale=12.5 if integer else 1.0, readout=True, **end),
-        shape=(2, 7, 6),
-        arithmetic=arithmetic,
-    )
-
-
-def dense_chain(rng: np.random.Generator) -> LayeredProgram:
-    """Input (6,) -> dense -> accumulator that overflows; quick to start, as Lava's Conv is not imported."""
-    bias: dict[str, Any] = {"bias_mant": rng.integers(-40, 90, 5), "bias_exp": 6}
-    first = lif("a", (5,), Connection("x", "dense", grid(rng, 5, 6), (6,)), **bias)
-    c = Connection("a", "dense", np.full((2, 5), 254, np.int32), (5,), 8)
-    end = lif("r", (2,), c, du=4095, dv=0, vth=131071, readout=True)
-    return program(first, end, shape=(6,))
 
 
 @needs_lava
@@ -304,103 +238,3 @@ def test_recorded_traces_are_reproduced(arithmetic: str):
     got = found.spikes.states["lif.v"].ravel() / (unit if arithmetic == "fixed" else 1)
     assert np.flatnonzero(found.outputs["lif"]).tolist() == np.flatnonzero(spikes_out).tolist()
     np.testing.assert_allclose(got, v, atol=0 if arithmetic == "fixed" else 1e-7)
-
-
-# Faults: of the worker, of Lava's runtime, of the result.
-
-
-def worker_doing(fault: str, tmp_path: Path) -> Path:
-    """A worker script that behaves as the fake worker's `fault`."""
-    script = tmp_path / "worker.py"
-    tests = str(Path(__file__).parent)
-    script.write_text(
-        f"import sys\nsys.path.insert(0, {tests!r})\nimport fake_worker\nfake_worker.{fault}(sys.argv[2])\n"
-    )
-    return script
-
-
-def tiny() -> LayeredProgram:
-    c = Connection("x", "dense", np.full((1, 1), 10, np.int32), (1,))
-    return program(lif("lif", (1,), c), shape=(1,))
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("half_result", "cannot be right"),
-        ("no_result", "cannot be right"),
-        ("status", "on fire"),
-        ("crash", "SIGSEGV"),
-    ],
-)
-def test_a_failing_worker_is_a_target_fault(
-    fault: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(lava_job, "WORKER", worker_doing(fault, tmp_path))
-    payload = np.ones((2, 1, 1), np.int32)
-    with pytest.raises(TargetFault, match=words):
-        lava_job.execute(sys.executable, tiny(), payload, lava_job.Recording(), lava_job.JobOptions())
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"0.counts": np.full((1, 1), 3, np.int64)}, "counts 3 spikes in 2 steps"),
-        ({"0.counts": np.zeros((2, 1), np.int64)}, "missing or not"),
-        ({"0.counts": np.zeros((1, 1))}, "missing or not"),
-        ({"0.v": np.full((2, 1, 1), 1 << 23, np.int32)}, "leaves 24 bits"),
-    ],
-)
-def test_an_impossible_result_is_refused(changes: dict[str, np.ndarray], words: str, tmp_path: Path):
-    recording = lava_job.Recording(states=(("lif", ("v",)),))
-    header, _ = lava_job.plan(tiny(), np.ones((2, 1, 1), np.int32), recording, lava_job.JobOptions())
-    good = {
-        "0.saturated": np.int64(0),
-        "0.counts": np.ones((1, 1), np.int64),
-        "0.v": np.ones((2, 1, 1), np.int32),
-    }
-    np.savez(tmp_path / "result.npz", **(good | changes))  # type: ignore[arg-type]
-    with pytest.raises(TargetFault, match=words):
-        lava_job._read(tmp_path / "result.npz", header)
-
-
-@needs_lava
-@pytest.mark.lava
-def test_a_process_model_that_raises_does_not_hang_the_runtime(monkeypatch: pytest.MonkeyPatch):
-    """Lava waits for ever when a child raises; here a shift by half a bit does."""
-    build = lava_layout.synapses
-
-    def broken(*arguments: Any) -> lava_layout.Synapses:
-        made = build(*arguments)
-        return dataclasses.replace(made, fields=made.fields | {"weight_exp": 0.5})
-
-    seen: set[str] = set()
-    end = isolate._end
-
-    def remember(child: Any, watched: Any) -> None:
-        seen.update(watched.segments)
-        end(child, watched)
-
-    monkeypatch.setattr(isolate, "_end", remember)
-    with LavaTarget("runtime").deploy(tiny()) as model:
-        monkeypatch.setattr(lava_layout, "synapses", broken)
-        with pytest.raises(TargetFault, match=r"process model failed.*left_shift"):
-            model._steps({"x": np.ones((3, 1, 1), np.float32)}, Probe())
-    assert not [name for name in seen if Path("/dev/shm", name).exists()]
-
-
-@needs_lava
-@pytest.mark.lava
-def test_a_budget_that_is_too_small_ends_the_run():
-    rng = np.random.default_rng(6)
-    frames = (rng.random((40, 64, 6)) < 0.4).astype(np.float32)
-    target = LavaTarget("runtime", wall_s=0.2)
-    with target.deploy(dense_chain(rng)) as model, pytest.raises(TargetFault, match="ran out of time"):
-        model._steps({"x": frames}, Probe())
-
-
-@needs_lava
-def test_what_lava_cannot_run_is_refused_when_deployed():
-    c = Connection("x", "dense", np.full((1, 1), 3, np.int32), (1,))
-    with pytest.raises(UnsupportedNode, match="even"):
-        LavaModel.from_layered(program(lif("lif", (1,), c), shape=(1,)))
