@@ -47,9 +47,9 @@ class Fire:
         """Write 1 where h fires and 0 elsewhere into `out`."""
         return (torch.gt if self.comparison == ">" else torch.ge)(h, self.v_threshold, out=out)  # type: ignore[call-overload]
 
-    def silent(self, h: Tensor) -> Tensor:
-        """1 where h does not fire, in h's type."""
-        return (torch.le if self.comparison == ">" else torch.lt)(h, self.v_threshold).to(h.dtype)
+    def silent(self, h: Tensor, out: Tensor) -> Tensor:
+        """Write 1 where h does not fire and 0 elsewhere into `out`."""
+        return (torch.le if self.comparison == ">" else torch.lt)(h, self.v_threshold, out=out)  # type: ignore[call-overload]
 
     def after(self, h: Tensor, spikes: Tensor, out: Tensor | None = None) -> Tensor:
         """The membrane after the reset; `out` may be h itself."""
@@ -131,13 +131,18 @@ class _SpikeScan(torch.autograd.Function):
         (h,) = ctx.saved_tensors
         leak, fire = ctx.rule
         grad_spikes, carried = grads
-        slope = fire.surrogate(h - fire.v_threshold)
-        grad_h = slope.mul_(grad_spikes) if fire.detach_reset else slope
+        grad_h, silent = torch.empty_like(h), torch.empty_like(h[0])
+        # Step by step, because the values of one step stay in the cache.
         for t in reversed(range(len(h))):
+            arriving = grad_spikes[t]
             if not fire.detach_reset:
-                grad_h[t].mul_(grad_spikes[t] - carried * _reset_jump(h[t], fire))
-            kept = carried if fire.reset == "subtract" else carried * fire.silent(h[t])
-            carried = grad_h[t].add_(kept) * leak.alpha
+                arriving = arriving - carried * _reset_jump(h[t], fire)
+            grad = torch.mul(fire.surrogate(h[t] - fire.v_threshold), arriving, out=grad_h[t])
+            if fire.reset == "subtract":
+                grad.add_(carried)
+            else:
+                grad.addcmul_(carried, fire.silent(h[t], silent))
+            carried = grad * leak.alpha
         return _scaled(grad_h, leak.beta), carried, None, None
 
 
