@@ -15,6 +15,7 @@ import numpy as np
 from rsc.layered import Connection, Layer, LayeredProgram
 from rsc.program import Program
 from rsc.results import Issue
+from rsc.shapes import window
 
 NEURONS = (nir.LIF, nir.IF)
 WEIGHTED = (nir.Affine, nir.Linear, nir.Conv2d)
@@ -177,7 +178,7 @@ class _Lowering:
         )
 
     def _coefficients(self, name: str, node: nir.LIF | nir.IF) -> tuple[float, np.ndarray, np.ndarray]:
-        """(share of v lost per step, gain of the input, constant) of v' = (1 - leak) v + gain I + constant."""
+        """(leak, gain, constant) of v' = (1 - leak) v + gain I + constant."""
         dt = self.program.semantics.dt
         if np.any(np.asarray(node.v_reset) != 0):
             raise _Refused(
@@ -198,7 +199,7 @@ class _Lowering:
         if values.size == 0 or np.any(values != values.flat[0]):
             raise _Refused(
                 name,
-                f"{what} varies between {values.min():g} and {values.max():g}; one value per layer is supported.",
+                f"{what} varies between {values.min():g} and {values.max():g}; a layer has one.",
                 "Use one value per layer or split the layer.",
             )
         return float(values.flat[0])
@@ -229,7 +230,8 @@ class _Lowering:
         if len(weighted) != 1 or path.nodes[-1] != weighted[0]:
             raise _Refused(
                 into,
-                f"Between {path.source} and it lie {len(weighted)} weighted nodes: {', '.join(path.nodes) or 'none'}.",
+                f"From {path.source} it is fed through {', '.join(path.nodes) or 'no node'}: "
+                f"{len(weighted)} weighted nodes.",
                 "Use exactly one, after pooling and Flatten.",
             )
         shape, pool, factor, flat = source_shape, None, 1.0, False
@@ -255,11 +257,10 @@ class _Lowering:
         return tuple(int(d) for d in np.shape(self.nodes[source].v_threshold))
 
     def _pool(self, name: str, node: nir.AvgPool2d | nir.SumPool2d, shape: tuple[int, ...]):
-        kernel, stride, padding = (_pair(v) for v in (node.kernel_size, node.stride, node.padding))
-        if any(padding) or len(shape) != 3:
-            raise _Refused(name, f"Pooling with padding {padding}.", "Use padding 0.")
-        out = tuple((d - k) // s + 1 for d, k, s in zip(shape[1:], kernel, stride, strict=True))
-        return (kernel, stride), (shape[0], *out)
+        view = window(node)
+        if any(any(p) for p in view.padding) or len(shape) != 3:
+            raise _Refused(name, f"Pooling of {shape} with padding {view.padding}.", "Use (C, H, W), padding 0.")
+        return (_pair(view.kernel), _pair(view.stride)), (shape[0], *view.output(shape[1:]))
 
     def _conv(
         self, name: str, source: str, source_shape: tuple[int, ...], shape: tuple[int, ...], graded: bool
@@ -267,25 +268,22 @@ class _Lowering:
         node = self.nodes[name]
         if len(shape) != 3:
             raise _Refused(name, f"A Conv2d is fed the shape {shape}.", "Feed it (C, H, W).")
-        stride, dilation = _pair(node.stride), _pair(node.dilation)
+        view = window(node)
+        if any(before != after for before, after in view.padding):
+            raise _Refused(name, "Padding 'same' is not symmetric here.", "Use an odd kernel.")
         weight = np.asarray(node.weight, np.float64)
-        padding = self._padding(name, node.padding, weight.shape[2:], dilation)
-        size = [
-            (d + 2 * p - g * (k - 1) - 1) // s + 1
-            for d, p, g, k, s in zip(shape[1:], padding, dilation, weight.shape[2:], stride, strict=True)
-        ]
-        return Connection(
-            source, "conv", weight, source_shape,
-            stride=stride, padding=padding, dilation=dilation, groups=int(node.groups), graded=graded,
-        ), (weight.shape[0], *size)  # fmt: skip
-
-    def _padding(self, name: str, padding: object, kernel: tuple[int, ...], dilation: tuple[int, int]):
-        if isinstance(padding, str | np.str_):
-            both = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
-            if any(b % 2 for b in both):
-                raise _Refused(name, "Padding 'same' is not symmetric here.", "Use an odd kernel.")
-            return both[0] // 2, both[1] // 2
-        return _pair(padding)
+        connection = Connection(
+            source,
+            "conv",
+            weight,
+            source_shape,
+            stride=_pair(view.stride),
+            padding=_pair([before for before, _ in view.padding]),
+            dilation=_pair(view.dilation),
+            groups=int(node.groups),
+            graded=graded,
+        )
+        return connection, (weight.shape[0], *view.output(shape[1:]))
 
     def _dense(
         self, name: str, source: str, source_shape: tuple[int, ...], shape: tuple[int, ...], graded: bool

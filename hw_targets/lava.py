@@ -1,11 +1,13 @@
 """Intel's Lava (lava-nc 0.10.0) as a target, in a worker process of its own.
 
-Spec: `lava[:fixed|float][:models|runtime|loihi2]`.
+Spec: `lava[:fixed|float][:models|runtime|loihi2][:sparse|conv]`.
 
 fixed (default) runs Lava's bit-accurate Loihi models on the quantised program, float its floating-point
 models. The engine "models" (default) steps Lava's own process models in one Python process; "runtime" is
 Lava's multi-process runtime, with the same results, slower by an order of magnitude. "loihi2" only asks
-that runtime for its Loihi 2 configuration; it needs Intel's research stack and is untested.
+that runtime for its Loihi 2 configuration; it needs Intel's research stack and is untested. "sparse"
+(default) writes a convolution out for Lava's Sparse process where that is the same operator and small;
+"conv" always uses Lava's Conv process, which loops over channel pairs in Python.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from rsc.results import Issue, Probe, SpikeRecord, Unavailable
 
 ARITHMETIC: dict[str, Literal["integer", "float"]] = {"fixed": "integer", "float": "float"}
 ENGINES = ("models", "runtime", "loihi2")
+CONVOLUTIONS = ("sparse", "conv")
 JOB_BYTES = 256 << 20  # of payload and records; larger batches are cut into several jobs
 STATE_SCALE = 64  # v is held in 64ths of a weight unit
 
@@ -35,7 +38,7 @@ class LavaTarget:
     """The target; options as in the module's text.
 
     Args:
-        options: at most one arithmetic and one engine.
+        options: at most one arithmetic, one engine and one form of convolution.
         wall_s: time budget of one job in seconds; None: grows with the work.
 
     Raises:
@@ -47,14 +50,16 @@ class LavaTarget:
     def __init__(self, *options: str, wall_s: float | None = None) -> None:
         self.arithmetic = ARITHMETIC[_choice(options, tuple(ARITHMETIC), "fixed")]
         self.engine = _choice(options, ENGINES, "models")
+        self.convolution = _choice(options, CONVOLUTIONS, "sparse")
         self.wall_s = wall_s
         if "loihi2" in options and "float" in options:
             raise UsageError("Target 'lava' was given float and loihi2.", "The chip is integer.", "Drop one.")
-        unknown = [o for o in options if o not in ARITHMETIC and o not in ENGINES]
+        known = (*ARITHMETIC, *ENGINES, *CONVOLUTIONS)
+        unknown = [o for o in options if o not in known]
         if unknown:
             raise UsageError(
                 f"Target 'lava' has no option '{unknown[0]}'.",
-                f"Options: {', '.join((*ARITHMETIC, *ENGINES))}.",
+                f"Options: {', '.join(known)}.",
                 "Write e.g. lava:float:runtime.",
             )
 
@@ -102,6 +107,7 @@ class LavaTarget:
             engine="models" if self.engine == "models" else "runtime",
             run_config="Loihi2HwCfg" if hardware else "Loihi2SimCfg",
             wall_s=self.wall_s,
+            matrices=self.convolution == "sparse",
         )
         return LavaModel.from_layered(layered, program, options)
 

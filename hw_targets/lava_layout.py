@@ -24,6 +24,7 @@ from rsc.layered import STATE_MAX, VTH_MAX, Connection, Layer, LayeredProgram
 
 WEIGHT_RANGE = (-256, 254)
 CONV_FIELD_MAX = 127  # Lava keeps kernel size, stride, padding, dilation and groups in int8
+QUICK_MATRIX = 4_000_000  # synapses up to which a written-out convolution is quicker than Lava's own
 MATRIX_LIMIT = 50_000_000  # synapses of one written-out operator, about 600 MB
 
 
@@ -46,13 +47,16 @@ def flat_order(shape: tuple[int, ...]) -> np.ndarray:
     return to_lava(np.arange(int(np.prod(shape))).reshape(shape), 0).ravel()
 
 
-def synapses(connection: Connection, layer: Layer, integer: bool, payload_max: int = 1) -> Synapses:
+def synapses(
+    connection: Connection, layer: Layer, integer: bool, payload_max: int = 1, matrices: bool = False
+) -> Synapses:
     """The Lava process that computes the connection's current.
 
     Args:
         connection, layer: what to build.
         integer: fixed-point arithmetic.
         payload_max: largest magnitude the source sends.
+        matrices: write a convolution out as a sparse matrix where that is the same operator and small.
 
     Raises:
         UnsupportedNode: Lava would compute something else.
@@ -69,6 +73,8 @@ def synapses(connection: Connection, layer: Layer, integer: bool, payload_max: i
         return Synapses("dense", fields, {"weight": np.ascontiguousarray(matrix[np.ix_(rows, columns)])})
     if connection.weight_exp:
         _refuse(layer, "Lava's convolution ignores weight_exp.", "Fold the exponent into the weights.")
+    if matrices and _same_as_matrix(weight, connection, layer, integer, payload_max):
+        return _sparse(weight, connection, layer, integer, max(bits, 1))
     composed = _composed(weight, connection)
     if composed is not None and max(composed.fields["limits"]) <= CONV_FIELD_MAX:
         _check_conv_sum(composed.arrays["weight"], layer, integer, payload_max if connection.graded else 1)
@@ -118,6 +124,21 @@ def _foldable(size: int, k: int, s: int, taps: int, axis: int, c: Connection) ->
     outputs = (pooled + 2 * c.padding[axis] - reach - 1) // c.stride[axis] + 1
     last = (outputs - 1) * c.stride[axis] + reach - c.padding[axis]
     return (c.padding[axis] == 0 or k <= s) and (last < pooled or pooled * s >= size)
+
+
+def _same_as_matrix(weight: np.ndarray, c: Connection, layer: Layer, integer: bool, payload_max: int) -> bool:
+    """Whether Lava's Sparse keeps the weights and no current can reach the 24 bits at which Conv wraps."""
+    fan_in = weight.reshape(len(weight), -1)
+    size = fan_in.size * int(np.prod(layer.shape[1:])) * int(np.prod(c.pool[0]) if c.pool else 1)
+    if size > QUICK_MATRIX:
+        return False
+    if not integer:
+        return True
+    windows = c.pool is None or all(k <= s for k, s in zip(*c.pool, strict=True))
+    grid = not (weight % 2).any() and WEIGHT_RANGE[0] <= weight.min() and weight.max() <= WEIGHT_RANGE[1]
+    most = payload_max * (int(np.prod(c.pool[0])) if c.pool else 1)
+    largest = int(np.abs(fan_in.astype(np.int64)).sum(1).max(initial=0)) * most
+    return windows and bool(grid) and largest < STATE_MAX
 
 
 def _sparse(weight: np.ndarray, c: Connection, layer: Layer, integer: bool, bits: int) -> Synapses:

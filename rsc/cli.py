@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -317,7 +319,8 @@ VERBS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `rsc`; always ends in SystemExit with a documented code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _stop)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads stall a shared machine
     try:
         tyro.extras.subcommand_cli_from_dict(
@@ -330,16 +333,26 @@ def main(arguments: list[str] | None = None) -> None:
     except RscError as error:
         complain(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        complain(Interrupted("Interrupted.", "Nothing was left half written.", "Run it again when you like."))
-        sys.exit(130)
     sys.exit(0)
 
 
-def _terminated(signum: int, frame: Any) -> None:
-    error = Interrupted("Terminated.", "The process was asked to stop; nothing was left half written.")
-    error.exit_code = 143
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """End at the next safe point; an exception in the middle of an import could abort the interpreter."""
+    if _importing(frame):
+        threading.Timer(0.05, signal.raise_signal, (signum,)).start()
+        return
+    name = "Interrupted" if signum == signal.SIGINT else "Terminated"
+    error = Interrupted(f"{name}.", "Nothing was left half written.", "Run it again when you like.")
+    error.exit_code = 128 + signum
     raise error
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _program(path: Path, dt: float | None) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 
 from rsc import pipeline
 from rsc.commands import Material, target_row, twin
@@ -79,7 +80,7 @@ class Sizes:
     draws: int = 8
     eot: int = 4
     lava_attack: int = 32
-    lava_draws: int = 2
+    lava_draws: int = 4
     certify: int = 100
     certify_draws: int = 1000
 
@@ -125,7 +126,7 @@ def run_demo(
         Report(
             title="Digits: one RSC-II network from training to Loihi arithmetic",
             created=utc_now(),
-            environment=environment(),
+            environment=environment(torch.get_num_threads()),
             command=f"rsc demo --seed {seed}",
             config={"rsc": msgspec.to_builtins(rsc.config), "sizes": dataclasses.asdict(sizes)},
             dataset=DatasetInfo("digits", 1297, len(rsc.packed.test), (0.0, 1.0), rsc.packed.test.labels),
@@ -338,7 +339,7 @@ def _certificates(
             samples=data.ids,
             on_progress=listener.advance,
         )
-        reports.append(report)
+        reports.append(msgspec.structs.replace(report, model=name))
     return tuple(reports)
 
 

@@ -16,6 +16,7 @@ import hashlib
 import io
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import msgspec
 import numpy as np
@@ -140,14 +141,12 @@ class LayeredProgram:
 
     def to_bytes(self) -> bytes:
         """The saved form: an uncompressed .npz with fixed order and dates (same value, same bytes)."""
-        import zipfile
-
         buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        with ZipFile(buffer, "w", ZIP_STORED) as archive:
             for name, array in sorted(self.to_arrays().items()):
                 body = io.BytesIO()
                 np.lib.format.write_array(body, np.ascontiguousarray(array), allow_pickle=False)
-                archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), body.getvalue())
+                archive.writestr(ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), body.getvalue())
         return buffer.getvalue()
 
     @classmethod
@@ -158,7 +157,7 @@ class LayeredProgram:
             MalformedFile: not such a file.
         """
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as data:
                 header: dict[str, Any] = msgspec.json.decode(data["header"].tobytes())
                 for i, layer in enumerate(header["layers"]):
                     layer["bias_mant"] = data[f"{i}.bias_mant"]
@@ -167,7 +166,7 @@ class LayeredProgram:
                     layer["connections"] = tuple(Connection(**_tuples(c)) for c in layer["connections"])
                 header["layers"] = tuple(Layer(**_tuples(layer)) for layer in header["layers"])
                 return cls(**_tuples(header))
-        except (OSError, KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, EOFError, BadZipFile, msgspec.DecodeError) as error:
             raise MalformedFile(
                 f"{path} is not a lowered program.", str(error), "Export it again."
             ) from error

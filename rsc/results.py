@@ -75,7 +75,8 @@ class SpikeRecord:
     Fields:
         counts: node -> int64 [B, ...], spikes per site summed over the steps.
         rasters: node -> bool [T, B, ...], for probed nodes.
-        states: "node.v", "node.u" (synaptic current) -> float64 or int64 [T, B, ...], after reset.
+        states: "node.v", and the synaptic current "node.i" (float targets) or "node.u" (Loihi)
+            -> float64 or int64 [T, B, ...], after reset.
     """
 
     counts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)

@@ -12,10 +12,10 @@ from typing import Any
 
 import nir
 
-from rsc.energy.shapes import infer_shapes
 from rsc.errors import InputRefused, UnsupportedNode
 from rsc.graph import topology
 from rsc.program import Program
+from rsc.shapes import infer_shapes
 
 WEIGHTED = (nir.Affine, nir.Linear, nir.Conv1d, nir.Conv2d)
 SPIKING = (nir.IF, nir.LIF, nir.CubaLIF, nir.Threshold)
@@ -86,7 +86,7 @@ def open_net(program: Program) -> Net:
     orphans = [n for n in graph.nodes if not before[n] and n not in program.inputs]
     if orphans:
         raise InputRefused(f"Nothing feeds node '{orphans[0]}'.", "It has no incoming edge.", "Connect it.")
-    net = Net(graph.nodes, before, infer_shapes(graph.nodes, before), program.inputs, graph.delayed, {})
+    net = Net(graph.nodes, before, infer_shapes(graph), program.inputs, graph.delayed, {})
     arrivals = {n: tuple(_trace(net, n, n, (), 0)) for n in graph.nodes if n not in program.inputs}
     return dataclasses.replace(net, arrivals=arrivals)
 

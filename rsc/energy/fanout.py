@@ -18,9 +18,9 @@ import nir
 import numpy as np
 
 from rsc.energy.edges import POOLS, SPIKING, WEIGHTED, Edge, Net, open_net
-from rsc.energy.shapes import pool_parameters
 from rsc.errors import UsageError
 from rsc.program import Program
+from rsc.shapes import Window, window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,8 +149,9 @@ def _apply(net: Net, name: str, x: Tensor, nonzero: bool) -> Tensor:
         case nir.Conv1d() | nir.Conv2d():
             return _convolve(node, x, nonzero)
         case nir.SumPool2d() | nir.AvgPool2d():
-            kernel, stride, padding = pool_parameters(node)
-            return functional.avg_pool2d(x, kernel, stride, padding, divisor_override=1)
+            view = window(node)
+            x = functional.pad(x, _pads(view))
+            return functional.avg_pool2d(x, view.kernel, view.stride, divisor_override=1)  # type: ignore[arg-type]
         case nir.Flatten():
             return x.reshape(len(x), *net.shapes[name])
         case nir.Scale():
@@ -162,17 +163,14 @@ def _apply(net: Net, name: str, x: Tensor, nonzero: bool) -> Tensor:
 def _convolve(node: Any, x: Tensor, nonzero: bool) -> Tensor:
     from torch.nn import functional
 
-    w = _mask(node.weight, nonzero)
+    w, view = _mask(node.weight, nonzero), window(node)
     run: Any = functional.conv2d if w.ndim == 4 else functional.conv1d
-    sizes = [_sizes(v) for v in (node.stride, node.padding, node.dilation)]
-    return run(x, w, None, *sizes, int(node.groups))
+    return run(functional.pad(x, _pads(view)), w, None, view.stride, 0, view.dilation, int(node.groups))
 
 
-def _sizes(value: Any) -> Any:
-    if isinstance(value, str):
-        return value
-    numbers = [int(v) for v in np.atleast_1d(value)]
-    return numbers[0] if len(numbers) == 1 else numbers
+def _pads(view: Window) -> list[int]:
+    """Padding as torch's pad wants it: last axis first."""
+    return [p for axis in reversed(view.padding) for p in axis]
 
 
 def _mask(values: np.ndarray, nonzero: bool) -> Tensor:

@@ -28,7 +28,7 @@ def conclude(report: Report) -> Report:
         *_deployment_sentences(report),
         *(_parity_sentence(row) for row in report.parity),
         *_deployed_robustness(report),
-        *(_paired_sentence(d) for r in report.robustness for d in r.differences),
+        *(_paired_sentence(r.differences) for r in report.robustness if r.differences),
         *(_energy_sentence(report, energy) for energy in report.energy),
         *_health_sentences(report),
         *_unavailable_sentences(report),
@@ -187,13 +187,17 @@ def _deployed_robustness(report: Report) -> list[str]:
     return sentences
 
 
-def _paired_sentence(d: PairedDifference) -> str:
+def _paired_sentence(differences: tuple[PairedDifference, ...]) -> str:
+    """The largest of the paired differences of one target, and how many intervals leave out zero."""
+    d = max(differences, key=lambda one: abs(one.per_run))
     ends = f"[{numbers.points(d.interval.low)}, {numbers.points(d.interval.high)}]"
-    apart = d.interval.low > 0 or d.interval.high < 0
+    apart = sum(one.interval.low > 0 or one.interval.high < 0 for one in differences)
+    which = f"the largest of {len(differences)} comparisons; " if len(differences) > 1 else ""
+    verdict = f"{apart} of {len(differences)} intervals leave out zero" if apart else "no interval leaves out zero"
     return (
         f"On the same {d.n} images under the same noise {d.second} differs from {d.first} by"
-        f" {numbers.points(d.per_run)} points {ends} per run, {'a' if apart else 'no'} difference by this"
-        f" interval; {d.flipped_runs} of {d.runs} runs changed their answer."
+        f" {numbers.points(d.per_run)} points {ends} per run ({which}{verdict});"
+        f" {d.flipped_runs} of {d.runs} runs changed their answer."
     )
 
 

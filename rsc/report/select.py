@@ -109,6 +109,8 @@ def certificates(report: Report) -> tuple[Certified, ...]:
 
 
 def _owner(report: Report, certificate: CertifyReport) -> str:
+    if certificate.model:
+        return certificate.model
     coder = (certificate.encoder, certificate.steps)
     fitting = [m.name for m in report.models if (m.encoder.get("kind"), m.encoder.get("steps")) == coder]
     if len(fitting) == 1:

@@ -225,6 +225,7 @@ class CertifyReport(msgspec.Struct, frozen=True):
         images: one entry each.
         rows: certified accuracy by radius.
         guarantees: per-run and vote-of-K bounds by radius.
+        target, model: what was certified, and its name.
     """
 
     rule: str
@@ -244,6 +245,7 @@ class CertifyReport(msgspec.Struct, frozen=True):
     rows: tuple[CertifyRow, ...]
     guarantees: tuple[Guarantee, ...]
     target: str = ""
+    model: str = ""
 
 
 class HealthCheck(msgspec.Struct, frozen=True):

@@ -80,9 +80,9 @@ def read_config(path: str | Path) -> TrainConfig:
         raise MalformedFile(
             f"Config '{path}' cannot be read.", str(error.strerror), "Check the path."
         ) from error
-    except UsageError:
-        raise
     except (msgspec.DecodeError, ValueError) as error:
+        if isinstance(error.__cause__, UsageError):  # a value out of range, found by the struct itself
+            raise error.__cause__ from None
         raise MalformedFile(f"Config '{path}' is not valid.", str(error), _suggestion(str(error))) from error
 
 
