@@ -70,8 +70,9 @@ def check(program: Program) -> list[Issue]:
         Issue(
             "info",
             row.layer,
-            f"Weights on {row.weight_min}..{row.weight_max}, largest change "
-            f"{row.weight_error_max / row.weight_largest:.2%} of the largest weight; threshold {row.vth}, changed by {row.threshold_error:.2%}.",
+            f"Weights on {row.weight_min}..{row.weight_max}, changed by at most "
+            f"{row.weight_error_max / row.weight_largest:.2%} of the largest; "
+            f"threshold {row.vth}, changed by {row.threshold_error:.2%}.",
         )
         for row in quantisation_table(layered, quantised)
     ]
@@ -219,7 +220,7 @@ def _fits(layer: Layer, entry: _Input, steps: int, weight_scale: float) -> Layer
     exponent = next(
         (e for e in range(8) if np.abs(np.rint(bias / 2.0**e)).max(initial=0) <= BIAS_MANT_MAX), None
     )
-    vth = VTH_MAX if layer.readout else int(round(scale * layer.vth))
+    vth = VTH_MAX if layer.readout else round(scale * layer.vth)
     reach = steps * (bound + np.abs(bias).max(initial=0) / 64) if layer.readout else bound
     if exponent is None or not 1 <= vth <= VTH_MAX or reach > SUM_MAX:
         return None
@@ -227,7 +228,7 @@ def _fits(layer: Layer, entry: _Input, steps: int, weight_scale: float) -> Layer
         layer,
         connections=connections,
         du=4095,
-        dv=int(round(4096 * layer.dv)),
+        dv=round(4096 * layer.dv),
         vth=vth,
         bias_mant=np.rint(bias / 2.0**exponent).astype(np.int32),
         bias_exp=exponent,

@@ -259,7 +259,7 @@ class _Lowering:
     def _pool(self, name: str, node: nir.AvgPool2d | nir.SumPool2d, shape: tuple[int, ...]):
         view = window(node)
         if any(any(p) for p in view.padding) or len(shape) != 3:
-            raise _Refused(name, f"Pooling of {shape} with padding {view.padding}.", "Use (C, H, W), padding 0.")
+            raise _Refused(name, f"Pooling of {shape} with padding {view.padding}.", "Pad (C, H, W) by 0.")
         return (_pair(view.kernel), _pair(view.stride)), (shape[0], *view.output(shape[1:]))
 
     def _conv(

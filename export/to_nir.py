@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 
 import nir
 import numpy as np
@@ -116,7 +117,7 @@ class _Chain:
     def graph(self) -> nir.NIRGraph:
         nodes = self.nodes | {"output": nir.Output(output_type={"output": np.array(self.shape)})}
         names = list(nodes)
-        return nir.NIRGraph(nodes, list(zip(names, names[1:], strict=False)))
+        return nir.NIRGraph(nodes, list(itertools.pairwise(names)))
 
     def conv(self, layer: nn.Conv2d) -> tuple[str, nir.NIRNode]:
         if layer.padding_mode != "zeros":

@@ -49,7 +49,7 @@ class DeployedModel(ABC):
     def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
         """Run frames (Input node -> float32 [T, B, ...], validated, finite) from the initial state."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most targets hold nothing to free
         """Free what the target holds; called on leaving the context."""
 
     @final

@@ -70,13 +70,17 @@ class LoihiModel(DeployedModel):
             for i, c in enumerate(layer.connections)
         }
 
-    def _dtype(self, connection: Connection) -> torch.dtype:
-        """float32 if no partial sum can reach 2^24, else float64 (exact below 2^53)."""
+    def _bound(self, connection: Connection) -> int:
+        """Proven bound of |sum| and of all its partial sums."""
         most = self.layered.input_max if connection.graded else 1
         if connection.pool:
             most *= math.prod(connection.pool[0])
         rows = np.abs(connection.weight.reshape(len(connection.weight), -1).astype(np.int64)).sum(1)
-        return torch.float32 if int(rows.max(initial=0)) * most < 1 << 24 else torch.float64
+        return int(rows.max(initial=0)) * most
+
+    def _dtype(self, connection: Connection) -> torch.dtype:
+        """float32 if no partial sum can reach 2^24, else float64 (exact below 2^53)."""
+        return torch.float32 if self._bound(connection) < 1 << 24 else torch.float64
 
     @torch.inference_mode()
     def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
@@ -113,7 +117,8 @@ class LoihiModel(DeployedModel):
             weight = self._weights[layer.name, i]
             x = activity[connection.source]
             steps = x.shape[:2]
-            a = _synapses(connection, weight, x.flatten(0, 1).to(weight.dtype)).unflatten(0, steps)
+            wraps = self._bound(connection) >= 1 << 23
+            a = _synapses(connection, weight, x.flatten(0, 1).to(weight.dtype), wraps).unflatten(0, steps)
             total = a if total is None else total + a
         if total is None:
             raise UsageError(
@@ -122,20 +127,24 @@ class LoihiModel(DeployedModel):
         return total.reshape(*total.shape[:2], *layer.shape)
 
 
-def _synapses(connection: Connection, weight: Tensor, x: Tensor) -> Tensor:
-    """Weighted sums of a source [N, ...] as Lava computes them, int32 [N, ...]."""
+def _synapses(connection: Connection, weight: Tensor, x: Tensor, wraps: bool) -> Tensor:
+    """Weighted sums of a source [N, ...] as Lava computes them, int32 [N, ...]; floats here hold integers."""
     if connection.pool:
         kernel, stride = connection.pool
         x = F.avg_pool2d(x, kernel, stride, divisor_override=1)
     if connection.kind == "dense":
-        sums = F.linear(x.flatten(1), weight).round().long()
+        sums = F.linear(x.flatten(1), weight)
         shift = connection.weight_exp
+        if shift == 0 and not wraps:
+            return sums.int()
+        sums = sums.long()
         return (sums << shift if shift > 0 else sums >> -shift).int()
     sums = F.conv2d(
         x, weight, None, connection.stride, connection.padding, connection.dilation, connection.groups
     )
-    wrapped = torch.remainder(sums.round().long() + (1 << 23), 1 << 24) - (1 << 23)
-    return wrapped.int()
+    if not wraps:
+        return sums.int()
+    return (torch.remainder(sums.long() + (1 << 23), 1 << 24) - (1 << 23)).int()
 
 
 def _output(layer: Layer, trace: LifTrace) -> np.ndarray:

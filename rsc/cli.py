@@ -7,21 +7,19 @@ Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 target unavailable, 4 input refuse
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from rsc.console import complain, emit, progress, show
-from rsc.errors import GateFailed, InputRefused, Interrupted, RscError, UsageError
+from rsc.errors import GateFailed, InputRefused, RscError, UsageError
+from rsc.interrupt import stop_cleanly
 
 Program = Annotated[Positional[Path], arg(metavar="PROGRAM", help="bundle folder or .nir file")]
-BundleArg = Annotated[Positional[Path], arg(metavar="BUNDLE", help="bundle folder made by `rsc train`")]
+ConfigArg = Annotated[Positional[Path], arg(metavar="CONFIG")]
 Targets = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TARGET", help="target, may be repeated")]
 Texts = UseAppendAction[tuple[str, ...]]
 
@@ -46,7 +44,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, json: bool = False) -> No
     show(f"\nReport: {out / 'report.html'} (also .md and .json), bundle: {out / 'bundle'}")
 
 
-def train(config: Annotated[Positional[Path], arg(metavar="CONFIG")], out: Path, json: bool = False) -> None:
+def train(config: ConfigArg, out: Path, json: bool = False) -> None:
     """Train a network from a TOML file and write a bundle.
 
     Args:
@@ -71,7 +69,7 @@ def train(config: Annotated[Positional[Path], arg(metavar="CONFIG")], out: Path,
         clean = packed.clean.per_run
         show(
             f"{config.stem}: clean accuracy {clean.value:.3f} "
-            f"[{clean.interval.low:.3f}, {clean.interval.high:.3f}] per run on {clean.n} images. Bundle: {out}"
+            f"[{clean.interval.low:.3f}, {clean.interval.high:.3f}] per run, {clean.n} images. Bundle: {out}"
         )
 
 
@@ -299,7 +297,7 @@ def lava(action: Positional[Literal["install", "status", "remove"]], json: bool 
             status = lava_env.status()
         else:
             status = lava_env.status()
-    emit(status) if json else show(lava_env.describe(status))
+    emit(status) if json else show(_lava_line(status))
 
 
 VERBS = {
@@ -319,8 +317,7 @@ VERBS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `rsc`; always ends in SystemExit with a documented code."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _stop)
+    stop_cleanly()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads stall a shared machine
     try:
         tyro.extras.subcommand_cli_from_dict(
@@ -334,25 +331,6 @@ def main(arguments: list[str] | None = None) -> None:
         complain(error)
         sys.exit(error.exit_code)
     sys.exit(0)
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    """End at the next safe point; an exception in the middle of an import could abort the interpreter."""
-    if _importing(frame):
-        threading.Timer(0.05, signal.raise_signal, (signum,)).start()
-        return
-    name = "Interrupted" if signum == signal.SIGINT else "Terminated"
-    error = Interrupted(f"{name}.", "Nothing was left half written.", "Run it again when you like.")
-    error.exit_code = 128 + signum
-    raise error
-
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _program(path: Path, dt: float | None) -> Any:
@@ -400,6 +378,13 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(f"{option} is '{text}'.", str(error), "Give numbers separated by commas.") from error
+
+
+def _lava_line(status: Any) -> str:
+    if not status.available:
+        return f"Lava is not available: {status.reason} {status.fix}"
+    versions = ", ".join(f"{name} {version}" for name, version in status.versions.items())
+    return f"Lava is available: {status.python} ({versions}{', import shim' if status.shim else ''})"
 
 
 def _run_line(row: Any) -> str:

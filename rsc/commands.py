@@ -148,10 +148,10 @@ def parity_rows(
     listener = listener or Silent()
     if len(on) < 2:
         raise UsageError(f"Parity was asked for {len(on)} targets.", "Two are needed.", "Repeat --on.")
-    models = []
+    models: list[tuple[str, DeployedModel]] = []
     try:
         for spec in on:
-            models.append((spec, deploy(program, spec)))
+            models.append((spec, deploy(program, spec)))  # noqa: PERF401  # close those that were made
         listener.stage(f"comparing {', '.join(on)}")
         if material.frames is not None:
             return compare(program, models, frames=material.frames, name=name, on_progress=listener.advance)
@@ -201,9 +201,9 @@ def attack_on(
     model = twin(program, name)
     others = [spec for spec in on if spec != "torch"]
     deployed = [Deployed(spec, deploy(program, spec)) for spec in others]
+    runs = len(data) * plan.steps * plan.eot * len(plan.strengths())
     listener.stage(
-        f"attacking {len(data)} images with FGSM and PGD-{plan.steps} (EOT {plan.eot}) at "
-        f"{len(plan.strengths())} radii: about {len(data) * plan.steps * plan.eot * len(plan.strengths()):,} runs"
+        f"attacking {len(data)} images with FGSM and PGD-{plan.steps} (EOT {plan.eot}): about {runs:,} runs"
     )
     try:
         reports = evaluate(model, data.images, data.targets, plan, deployed, listener.advance)

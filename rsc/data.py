@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def _digits(split: Split, root: Path | None) -> Dataset:
     """scikit-learn's digits: 1,797 real 8x8 images; 1,297 to train, 500 held out by a fixed shuffle."""
     from sklearn.datasets import load_digits
 
-    raw = load_digits()
+    raw: Any = load_digits()
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(raw.data))
     ids = order[:-500] if split == "train" else order[-500:]
     images = (raw.images[ids, None] / 16).astype(np.float32)
@@ -71,7 +71,7 @@ def _torchvision(name: str, cls: str, labels: tuple[str, ...]) -> Callable[[Spli
             raise InputRefused(
                 f"Data set '{name}' is not in '{folder}'.",
                 str(error).splitlines()[0],
-                f"Put torchvision's {cls} there (torchvision.datasets.{cls}(root, download=True)) or give --data-root.",
+                f"Put it there (torchvision.datasets.{cls}(root, download=True)) or give --data-root.",
             ) from error
         images = raw.data.numpy()[:, None].astype(np.float32) / 255
         targets = np.asarray(raw.targets, np.int64)

@@ -16,6 +16,7 @@ import torch
 
 from rsc import pipeline
 from rsc.commands import Material, target_row, twin
+from rsc.data import Dataset
 from rsc.energy import energy_report
 from rsc.energy.results import EnergyReport
 from rsc.errors import RscError, TargetUnavailable
@@ -71,17 +72,17 @@ class Sizes:
         certify, certify_draws: images and draws per image.
     """
 
-    epochs: int = 30
+    epochs: int = 25
     run: int | None = None
     slow_run: int = 32
-    parity: int = 128
+    parity: int = 100
     slow_parity: int = 8
-    attack: int = 200
+    attack: int = 150
     draws: int = 8
     eot: int = 4
-    lava_attack: int = 32
-    lava_draws: int = 4
-    certify: int = 100
+    lava_attack: int = 24
+    lava_draws: int = 2
+    certify: int = 40
     certify_draws: int = 1000
 
 
@@ -139,7 +140,7 @@ def run_demo(
             certificates=certificates,
             not_done=(
                 "One training seed per network: differences between networks include the luck of that seed.",
-                "Attacks: FGSM and EOT-PGD only; no APGD, SA-PGD, Square, SPSA, and no other surrogate gradients.",
+                "Attacks: FGSM and EOT-PGD only; no APGD, SA-PGD, Square, SPSA, no other surrogate.",
                 "The images are made on the float twin; no attack used gradients of the integer network.",
                 "Energy is priced from published costs of other chips and processes, not measured.",
                 "Loihi silicon: the integer model equals Lava's fixed-point models, not a chip.",
@@ -236,7 +237,7 @@ def _offer_lava() -> None:
 def _run_targets(
     deployed: dict[str, DeployedModel],
     missing: list[TargetRow],
-    data: object,
+    data: Dataset,
     sizes: Sizes,
     seed: int,
     listener: Progress,
@@ -244,7 +245,7 @@ def _run_targets(
     rows = []
     listener.stage("running the held-out images on every target")
     for i, (spec, model) in enumerate(deployed.items()):
-        part = data.head(sizes.slow_run) if spec == "lava:runtime" else data  # type: ignore[attr-defined]
+        part = data.head(sizes.slow_run) if spec == "lava:runtime" else data
         material = Material(data=part)
         rows.append(target_row(spec, material.run(model, seed), material, seed, "RSC-II"))
         listener.advance(i + 1, len(deployed))

@@ -100,5 +100,9 @@ def to_bundle(packed: Packed, config: TrainConfig, name: str) -> Bundle:
         config=msgspec.to_builtins(config),
         metrics={f"clean_accuracy_{key}": msgspec.to_builtins(value) for key, value in accuracy.items()}
         | {"test_images": len(packed.test), "training_wall_s": round(packed.trained.wall_s, 2)},
-        made_with={"rsc-snn": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        made_with={
+            "rsc-snn": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
     )

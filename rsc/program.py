@@ -274,7 +274,8 @@ def _update(sha: Any, graph: nir.NIRGraph) -> None:
             types = node.input_type if isinstance(node, nir.Input) else node.output_type
             fields["shape"] = next(iter(types.values()))
         for key, value in sorted(fields.items()):
-            array = np.ascontiguousarray(value if value is not None else [])
+            value = value if value is not None else []
+            array = np.ascontiguousarray(value)
             if array.dtype.kind in "OUS":
                 sha.update(f"\0{key} {value}".encode())
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_direct_frames_are_the_image() -> None:
 
 def test_order_of_stages_is_obeyed() -> None:
     x, keys = np.full((1, 2, 1, 1), 0.5, np.float32), Keys(0, np.array([0]))
-    constants = {"mean": (0.5, 0.25), "std": (0.5, 2.0)}
+    constants: Any = {"mean": (0.5, 0.25), "std": (0.5, 2.0)}
     late = EncoderSpec("rsc2", 4, 1.0, **constants, order=("normalise", "clip", "noise"))
     early = EncoderSpec("rsc2", 4, 1.0, **constants)
     noise = keyed_normal(keys, 4, (2, 1, 1))

@@ -81,7 +81,7 @@ def single(nodes: dict, shape: tuple[int, ...] = (2, 8, 8)) -> Program:
     chain = {
         "input": nir.Input({"input": np.array(shape)}),
         **nodes,
-        "output": nir.Output({"output": None}),
+        "output": nir.Output({"output": None}),  # type: ignore[dict-item]
     }
     names = list(chain)
     return wrap(chain, list(itertools.pairwise(names)))
@@ -234,7 +234,7 @@ def test_merged_branches_deliver_one_by_one_or_as_graded_values() -> None:
         "a": nir.Input({"input": np.array([2, 8, 8])}),
         "b": nir.Input({"input": np.array([2, 8, 8])}),
         "conv": conv_node(W1, B1, (8, 8), 1, 1),
-        "output": nir.Output({"output": None}),
+        "output": nir.Output({"output": None}),  # type: ignore[dict-item]
     }
     net = wrap(nodes, [("a", "conv"), ("b", "conv"), ("conv", "output")])
     record = record_of(a=XE, b=XE[..., ::-1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import nir
 import numpy as np
 import pytest
@@ -12,10 +14,10 @@ from rsc.program import METADATA_KEY, EncoderSpec, Program, Semantics
 
 def graph(weight: float = 1.0, order: int = 1) -> nir.NIRGraph:
     nodes = {
-        "input": nir.Input(np.array([2])),
+        "input": nir.Input({"input": np.array([2])}),
         "fc": nir.Affine(np.full((3, 2), weight, np.float32), np.zeros(3, np.float32)),
         "lif": nir.LIF(*(np.full(3, v) for v in (2e-3, 2.0, 0.0, 1.0))),
-        "output": nir.Output(np.array([3])),
+        "output": nir.Output({"output": np.array([3])}),
     }
     edges = [("input", "fc"), ("fc", "lif"), ("lif", "output")]
     return nir.NIRGraph(dict(list(nodes.items())[::order]), edges[::order])
@@ -53,8 +55,8 @@ def test_digest_sees_every_part(change: dict[str, object]) -> None:
 
 
 def test_arrays_cannot_be_changed() -> None:
-    mine = graph()
-    p = program(graph=mine)
+    mine: Any = graph()
+    p: Any = program(graph=mine)
     with pytest.raises(ValueError, match="read-only"):
         p.graph.nodes["fc"].weight[0, 0] = 5
     mine.nodes["fc"].weight[0, 0] = 5

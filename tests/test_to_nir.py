@@ -56,8 +56,7 @@ def test_time_step_changes_tau_and_nothing_else(packed: Packed, digits: Dataset)
     outputs = []
     for dt in (1e-3, 1e-4):
         p = to_program(packed.trained.network, (1, 8, 8), packed.trained.encoder, dt=dt, bounds=(0.0, 1.0))
-        tau = p.graph.nodes["lif1"].tau
-        np.testing.assert_allclose(tau, 2 * dt)
+        np.testing.assert_allclose(vars(p.graph.nodes["lif1"])["tau"], 2 * dt)
         with deploy(p, "reference") as model:
             outputs.append(model.run(digits.images, Keys(0, digits.ids)).logits)
     np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-9)

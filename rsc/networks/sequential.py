@@ -13,10 +13,10 @@ class SpikingSequential(nn.Sequential):
     A network without neurons (an ANN) treats every frame on its own.
     """
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Outputs at every step."""
-        steps, batch = frames.shape[:2]
-        x = frames.flatten(0, 1)
+    def forward(self, input: Tensor) -> Tensor:
+        """Outputs [T, B, K] of frames [T, B, ...]."""
+        steps, batch = input.shape[:2]
+        x = input.flatten(0, 1)
         for layer in self:
             if isinstance(layer, LIF):
                 x = layer(x.unflatten(0, (steps, batch))).flatten(0, 1)

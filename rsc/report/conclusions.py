@@ -193,7 +193,9 @@ def _paired_sentence(differences: tuple[PairedDifference, ...]) -> str:
     ends = f"[{numbers.points(d.interval.low)}, {numbers.points(d.interval.high)}]"
     apart = sum(one.interval.low > 0 or one.interval.high < 0 for one in differences)
     which = f"the largest of {len(differences)} comparisons; " if len(differences) > 1 else ""
-    verdict = f"{apart} of {len(differences)} intervals leave out zero" if apart else "no interval leaves out zero"
+    verdict = (
+        f"{apart} of {len(differences)} intervals leave out zero" if apart else "no interval leaves out zero"
+    )
     return (
         f"On the same {d.n} images under the same noise {d.second} differs from {d.first} by"
         f" {numbers.points(d.per_run)} points {ends} per run ({which}{verdict});"

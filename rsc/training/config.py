@@ -30,8 +30,8 @@ class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def spec(self, mean: tuple[float, ...], std: tuple[float, ...]) -> EncoderSpec:
         """The EncoderSpec with the constants of a data set."""
-        constants = {"mean": mean, "std": std} if self.normalise else {}
-        return EncoderSpec(self.kind, self.steps, self.sigma, self.clip, **constants)
+        plain = EncoderSpec(self.kind, self.steps, self.sigma, self.clip)
+        return msgspec.structs.replace(plain, mean=mean, std=std) if self.normalise else plain
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

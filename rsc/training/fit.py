@@ -52,9 +52,16 @@ def fit(
     Raises:
         RscError: the loss stopped being finite.
     """
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or before)
+    try:
+        return _fit(config, data, on_epoch)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fit(config: TrainConfig, data: Dataset, on_epoch: Callable[[EpochStats], None]) -> Trained:
     start = time.perf_counter()
-    if config.threads:
-        torch.set_num_threads(config.threads)
     encoder = config.encoder.spec((float(data.images.mean()),), (float(data.images.std()),))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
