@@ -26,6 +26,7 @@ def conclude(report: Report) -> Report:
         *(_clean_sentence(report, ours, other) for ours, other in rivals),
         *(_certified_sentence(report, ours, other) for ours, other in rivals),
         *_deployment_sentences(report),
+        *_agreements(report.parity),
         *(_parity_sentence(row) for row in report.parity),
         *_deployed_robustness(report),
         *(_paired_sentence(r.differences) for r in report.robustness if r.differences),
@@ -142,6 +143,31 @@ def _is_float(row: TargetRow) -> bool:
     return row.arithmetic.startswith("float") and row.accuracy is not None
 
 
+def _agreements(rows: tuple[ParityRow, ...]) -> list[str]:
+    """The pairs that agree, bit for bit or up to rounding, one sentence each kind."""
+    exact = [row for row in rows if row.exact and row.same_frames]
+    equal = [row for row in exact if not any(node.different for node in row.nodes)]
+    rounded = [row for row in exact if row not in equal]
+    sentences = []
+    if equal:
+        sentences.append(f"Equal in every compared value, bit for bit: {_pairs(equal)}.")
+    if rounded:
+        most = max(node.max_abs_diff for row in rounded for node in row.nodes)
+        sentences.append(
+            f"Equal in every spike, with states that differ by rounding only (at most {most:.1e}):"
+            f" {_pairs(rounded)}."
+        )
+    return sentences
+
+
+def _pairs(rows: list[ParityRow]) -> str:
+    return "; ".join(
+        f"{row.target_a} and {row.target_b} (n = {row.n}, T = {row.steps},"
+        f" {numbers.count(sum(node.compared for node in row.nodes))} values compared)"
+        for row in rows
+    )
+
+
 def _parity_sentence(row: ParityRow) -> str:
     pair = f"{row.target_a} and {row.target_b}"
     if not row.same_frames:
@@ -149,7 +175,7 @@ def _parity_sentence(row: ParityRow) -> str:
     compared = sum(node.compared for node in row.nodes)
     extent = f"n = {row.n}, T = {row.steps}, {numbers.count(compared)} values compared"
     if row.exact:
-        return f"{pair} agree exactly on every value ({extent})."
+        return ""  # gathered by `_agreements`
     different = sum(node.different for node in row.nodes)
     agreement = row.prediction_agreement
     same_class = (
@@ -173,6 +199,7 @@ def _deployed_robustness(report: Report) -> list[str]:
             for budget in select.budgets(rows)
             if (here := select.strongest(rows, budget, place.model, place.target))
             and (there := select.strongest(rows, budget, place.model, base))
+            and here.per_run.n == there.per_run.n  # else images differ; the paired sentence compares fairly
         ]
         if pairs:
             budget, here, there = min(pairs, key=lambda p: p[1].per_run.value - p[2].per_run.value)

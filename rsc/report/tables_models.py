@@ -11,7 +11,7 @@ from rsc.report.table import Table, number, table, text
 from rsc.report.value import ModelSection, Report
 from rsc.robustness.results import AttackRow
 
-GLANCE_BUDGETS = 3
+GLANCE_BUDGETS = 4
 DEPTH = 5
 
 
