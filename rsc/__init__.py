@@ -22,6 +22,7 @@ _HOME = {
     "Semantics": "rsc.program",
     "SpikeRecord": "rsc.results",
     "Unavailable": "rsc.results",
+    "deploy": "rsc.hw_targets",
     "encode": "rsc.coding",
 }
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from rsc.bundle import Bundle as Bundle
     from rsc.coding import encode as encode
     from rsc.errors import RscError as RscError
+    from rsc.hw_targets import deploy as deploy
     from rsc.program import EncoderSpec as EncoderSpec
     from rsc.program import Program as Program
     from rsc.program import Semantics as Semantics
