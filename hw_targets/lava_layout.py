@@ -74,7 +74,8 @@ def synapses(
     if connection.weight_exp:
         _refuse(layer, "Lava's convolution ignores weight_exp.", "Fold the exponent into the weights.")
     if matrices and _same_as_matrix(weight, connection, layer, integer, payload_max):
-        return _sparse(weight, connection, layer, integer, max(bits, 1))
+        # Spikes are 0 and 1 already: read as numbers Sparse needs one product instead of a column selection.
+        return _sparse(weight, connection, layer, integer, bits or int(payload_max <= 1))
     composed = _composed(weight, connection)
     if composed is not None and max(composed.fields["limits"]) <= CONV_FIELD_MAX:
         _check_conv_sum(composed.arrays["weight"], layer, integer, payload_max if connection.graded else 1)
@@ -136,7 +137,7 @@ def _same_as_matrix(weight: np.ndarray, c: Connection, layer: Layer, integer: bo
         return True
     windows = c.pool is None or all(k <= s for k, s in zip(*c.pool, strict=True))
     grid = not (weight % 2).any() and WEIGHT_RANGE[0] <= weight.min() and weight.max() <= WEIGHT_RANGE[1]
-    most = payload_max * (int(np.prod(c.pool[0])) if c.pool else 1)
+    most = (payload_max if c.graded else 1) * (int(np.prod(c.pool[0])) if c.pool else 1)
     largest = int(np.abs(fan_in.astype(np.int64)).sum(1).max(initial=0)) * most
     return windows and bool(grid) and largest < STATE_MAX
 
