@@ -100,7 +100,8 @@ def test_dense_layers_are_bit_exact():
 
 @needs_lava
 @pytest.mark.lava
-def test_convolutions_and_pooling_are_bit_exact():
+@pytest.mark.parametrize("convolution", ["sparse", "conv"])
+def test_convolutions_and_pooling_are_bit_exact(convolution: str):
     rng = np.random.default_rng(1)
     shape, neuron = (4, 9, 11), {"du": 400, "dv": 60, "vth": 200}
 
@@ -130,12 +131,13 @@ def test_convolutions_and_pooling_are_bit_exact():
     ]
     frames = rng.random((6, 2, *shape)) < 0.2
     layered = program(*(fit(layer) for layer in layers), shape=shape)
-    assert_equal_to_listing(layered, frames, run_on(LavaTarget(), layered, frames))
+    assert_equal_to_listing(layered, frames, run_on(LavaTarget(convolution), layered, frames))
 
 
 @needs_lava
 @pytest.mark.lava
-def test_graded_input_keeps_its_values():
+@pytest.mark.parametrize("convolution", ["sparse", "conv"])
+def test_graded_input_keeps_its_values(convolution: str):
     rng = np.random.default_rng(2)
     shape = (2, 6, 7)
     two = (2, 2)
@@ -154,7 +156,7 @@ def test_graded_input_keeps_its_values():
     ]
     layered = program(*layers, shape=shape, input_max=200)
     frames = rng.integers(-300, 300, (8, 2, *shape)) * (rng.random((8, 2, *shape)) < 0.3)
-    found = run_on(LavaTarget(), layered, frames)
+    found = run_on(LavaTarget(convolution), layered, frames)
     assert_equal_to_listing(layered, frames, found)
     assert found.saturated >= (np.abs(frames) > 200).sum()
 
