@@ -12,12 +12,13 @@ from collections.abc import Mapping
 import nir
 import numpy as np
 
-from rsc.discretise import NEURONS, SPIKING, Coefficients, coefficients, delay_steps
+from rsc.discretise import EVERY_RULE, NEURONS, SPIKING, Coefficients, coefficients, delay_steps
 from rsc.errors import UsageError
-from rsc.graph import topology
 from rsc.hw_targets.base import DeployedModel, StepsResult, refuse_errors
 from rsc.hw_targets.reference_check import check_program
-from rsc.hw_targets.reference_ops import STATELESS, fires
+from rsc.hw_targets.reference_delays import delayed_topology
+from rsc.hw_targets.reference_fire import fire_step
+from rsc.hw_targets.reference_ops import STATELESS
 from rsc.program import Program
 from rsc.results import Issue, Probe, SpikeRecord, Unavailable
 from rsc.shapes import infer_shapes, input_shapes
@@ -28,7 +29,7 @@ class ReferenceState:
     """Everything a run carries from one step to the next; float64 arrays [B, ...] by node.
 
     Fields:
-        v, i: membrane potential and synaptic current, after the reset.
+        v, i: membrane potential and synaptic current, after the reset (before one due in the next step).
         held: last value of each node that a delayed edge leaves.
         lines: [longest delay, B, ...] past inputs of each Delay node, oldest first.
     """
@@ -56,7 +57,7 @@ class ReferenceTarget:
 
     def check(self, program: Program) -> list[Issue]:
         """See `check_program`."""
-        return check_program(program)
+        return check_program(program, EVERY_RULE)
 
     def compile(self, program: Program) -> ReferenceModel:
         """Prepare the graph; raises UnsupportedNode on any error of `check`."""
@@ -71,7 +72,7 @@ class ReferenceModel(DeployedModel):
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.graph = topology(program.graph, program.semantics)
+        self.graph = delayed_topology(program.graph, program.semantics)
         self.shapes = infer_shapes(self.graph)
         self.arriving = input_shapes(self.graph, self.shapes)
         self.coefficients: dict[str, Coefficients] = {
@@ -86,7 +87,7 @@ class ReferenceModel(DeployedModel):
         }
 
     def initial_state(self, batch: int) -> ReferenceState:
-        """All zeros."""
+        """All zeros, but for the membranes that start elsewhere by `Semantics.v0`."""
 
         def zeros(names: Mapping[str, object] | set[str]) -> dict[str, np.ndarray]:
             return {name: np.zeros((batch, *self.shapes[name])) for name in names}
@@ -97,7 +98,9 @@ class ReferenceModel(DeployedModel):
             for name, steps in self.delays.items()
         }
         held = {a for a, _ in self.graph.delayed}
-        return ReferenceState(zeros(self.coefficients), zeros(synaptic), zeros(held), lines)
+        v = zeros(self.coefficients)
+        v |= {name: v[name] + k.v0 for name, k in self.coefficients.items() if k.v0 is not None}
+        return ReferenceState(v, zeros(synaptic), zeros(held), lines)
 
     def run_state(
         self,
@@ -164,17 +167,15 @@ class ReferenceModel(DeployedModel):
         self, name: str, x: np.ndarray, v: dict[str, np.ndarray], i: dict[str, np.ndarray]
     ) -> np.ndarray:
         """One step of a population; writes its new state into `v` and `i` and returns its output."""
-        semantics, k = self.program.semantics, self.coefficients[name]
+        rules, k = self.program.semantics, self.coefficients[name]
         if k.alpha_syn is not None:
-            x = i[name] = k.alpha_syn * i[name] + k.beta_syn * x
-        h = k.alpha * v[name] + k.beta * x + k.c
-        if k.v_threshold is None or k.v_reset is None:
-            v[name] = h
-            return h
-        spikes = fires(h, k.v_threshold, semantics)
-        after = k.v_reset if semantics.reset == "value" else h - k.v_threshold
-        v[name] = np.where(spikes, after, h)
-        return spikes.astype(np.float64)
+            before, i[name] = i[name], k.alpha_syn * i[name] + k.beta_syn * x
+            x = i[name] if rules.current == "new" else before
+        if k.v_threshold is None:
+            v[name] = k.alpha * v[name] + k.beta * x + k.c
+            return v[name]
+        spikes, v[name] = fire_step(x, v[name], k, rules)
+        return spikes
 
     def _is_late(self, name: str) -> bool:
         """Whether a node delays all its elements, so that its output is known before its input."""
@@ -191,13 +192,13 @@ class ReferenceModel(DeployedModel):
     ) -> StepsResult:
         spiking = {name for name, node in self.graph.nodes.items() if isinstance(node, SPIKING)}
         wanted = spiking if probe.counts else spiking & probe.spikes
-        rasters = {name: np.stack([values[name] for values in history]) > 0 for name in wanted}
+        trains = {name: np.stack([values[name] for values in history]) for name in wanted}
         keys = states[0] if states else ()
         return StepsResult(
             outputs={name: np.stack([values[name] for values in history]) for name in self.program.outputs},
             spikes=SpikeRecord(
-                counts={k: r.sum(0, dtype=np.int64) for k, r in rasters.items()} if probe.counts else {},
-                rasters={k: r for k, r in rasters.items() if k in probe.spikes},
+                counts={k: z.sum(0).astype(np.int64) for k, z in trains.items()} if probe.counts else {},
+                rasters={k: z > 0 for k, z in trains.items() if k in probe.spikes},
                 states={key: np.stack([values[key] for values in states]) for key in keys},
             ),
         )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import nir
 import numpy as np
 
-from rsc.discretise import NEURONS, RESETTING, time_issues
+from rsc.discretise import NEURONS, RESETTING, special_rules, time_issues
 from rsc.errors import InputRefused
-from rsc.graph import Topology, topology
-from rsc.program import Program, walk
+from rsc.graph import Topology
+from rsc.hw_targets.reference_delays import delayed_topology
+from rsc.program import Program, Semantics, walk
 from rsc.results import Issue
 from rsc.shapes import infer_shapes, own_arrays
 
@@ -21,17 +23,22 @@ PRIMITIVES = (
 )
 
 
-def check_program(program: Program) -> list[Issue]:
-    """Everything about the graph that cannot be run, or that may surprise whoever runs it."""
+def check_program(program: Program, known: Collection[str] = ()) -> list[Issue]:
+    """Everything about the graph that cannot be run, or that may surprise whoever runs it.
+
+    Args:
+        known: the special rules that the target honours, see `rsc.discretise.special_rules`.
+    """
     leaves = [(name, node) for name, node in walk(program.graph) if not isinstance(node, nir.NIRGraph)]
     issues = [issue for name, node in leaves for issue in _node_issues(name, node, program)]
+    issues += special_rules(program.semantics, known)
     if not program.outputs:
         text = "The graph has no Output node, so nothing would come back."
         issues.append(Issue("error", "", text, "Add a nir.Output."))
     if any(issue.severity == "error" for issue in issues):
         return issues
     try:
-        graph = topology(program.graph, program.semantics)
+        graph = delayed_topology(program.graph, program.semantics)
         infer_shapes(graph)
     except InputRefused as error:
         return [*issues, Issue("error", "", f"{error.what} {error.why}".strip(), error.fix)]
@@ -46,9 +53,21 @@ def _node_issues(name: str, node: Any, program: Program) -> list[Issue]:
     issues = [Issue("error", name, text, fix) for text, fix in _faults(node)]
     if not issues:
         issues = time_issues(name, node, program.semantics)
-    if program.semantics.reset == "subtract" and isinstance(node, RESETTING) and np.any(node.v_reset):
-        text = "v_reset is not 0 but the program resets by subtraction, which does not use it."
+    return issues + _rule_issues(name, node, program.semantics) if isinstance(node, RESETTING) else issues
+
+
+def _rule_issues(name: str, node: Any, rules: Semantics) -> list[Issue]:
+    """Where the parameters of a spiking neuron and the program's rules do not go together."""
+    issues = []
+    if rules.reset != "value" and np.any(node.v_reset):
+        how = "by subtraction" if rules.reset == "subtract" else "to zero"
+        text = f"v_reset is not 0 but the program resets {how}, which does not use it."
         issues.append(Issue("warning", name, text, "Use reset 'value', or set v_reset to 0."))
+    counted = rules.spikes_per_step == "many" or rules.clamp != "none"
+    if counted and not (np.asarray(node.v_threshold) > 0).all():
+        text = f"v_threshold goes down to {np.min(node.v_threshold):g}, where spikes cannot be counted."
+        fix = "Give a positive threshold, or use spikes_per_step 'one' and clamp 'none'."
+        issues.append(Issue("error", name, text, fix))
     return issues
 
 

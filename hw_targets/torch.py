@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsc.discretise import NEURONS, SPIKING
+from rsc.discretise import EVERY_RULE, NEURONS, SPIKING
 from rsc.errors import UsageError
 from rsc.hw_targets.base import DeployedModel, StepsResult, refuse_errors
 from rsc.hw_targets.reference_check import check_program
@@ -51,7 +51,7 @@ class TorchTarget:
 
     def check(self, program: Program) -> list[Issue]:
         """See `check_program`."""
-        return check_program(program)
+        return check_program(program, EVERY_RULE)
 
     def compile(self, program: Program) -> TorchModel:
         """Build the module on its device; raises UnsupportedNode on any error of `check`."""

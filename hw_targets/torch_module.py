@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rsc.discretise import NEURONS
 from rsc.errors import UsageError
-from rsc.graph import topology
+from rsc.hw_targets.reference_delays import delayed_topology
 from rsc.hw_targets.torch_neurons import Line, Population, Threshold
 from rsc.hw_targets.torch_ops import STATELESS
 from rsc.hw_targets.torch_state import TorchRun, TorchState, Walk, add, is_static
@@ -46,7 +46,7 @@ class TorchModule(nn.Module):
         self.surrogate: Surrogate = SURROGATES["atan"]
         self.detach_reset = True
         self.chunk_bytes: int | None = None
-        self.graph = topology(program.graph, program.semantics)
+        self.graph = delayed_topology(program.graph, program.semantics)
         self.shapes = infer_shapes(self.graph)
         self.arriving = input_shapes(self.graph, self.shapes)
         lowered = {name: self._lower(name, dtype) for name in self.graph.nodes}
@@ -92,12 +92,14 @@ class TorchModule(nn.Module):
         return max(1, limit // max(sample, 1))
 
     def initial_state(self, batch: int) -> TorchState:
-        """All zeros, on the module's device."""
+        """All zeros, but for the membranes that start elsewhere by `Semantics.v0`; on the module's device."""
         v, i, lines = {}, {}, {}
         for name in self.graph.nodes:
             module = self._module(name)
             if isinstance(module, Population):
                 v[name] = self._zeros(batch, *self.shapes[name])
+                if "v0" in module.k:
+                    v[name] = v[name] + module.k["v0"]
                 if module.synaptic:
                     i[name] = self._zeros(batch, *self.shapes[name])
             elif isinstance(module, Line):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import nir
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rsc.discretise import coefficients, delay_steps
+from rsc.hw_targets.torch_fire import rule_scan
 from rsc.neurons.scan import Coefficient, Fire, Leak, leak_scan, spike_scan, threshold
 from rsc.neurons.surrogate import Surrogate
 from rsc.program import Semantics
@@ -45,20 +46,30 @@ class Population(nn.Module):
         self.k = Coefficients(vars(coefficients(node, semantics)), dtype)
         self.fires = "v_threshold" in self.k
         self.synaptic = "alpha_syn" in self.k
+        self.bounded = "v_min" in self.k
+        plain = semantics.reset_step == "same" and semantics.spikes_per_step == "one"
+        self.fused = plain and not self.bounded
 
     def forward(
         self, x: Tensor, v: Tensor, i: Tensor | None, surrogate: Surrogate, detach_reset: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Input [T, B, ...] and state [B, ...] -> output [T, B, ...] and the state after the last step."""
         if self.synaptic and i is not None:
+            before = i
             x, i = leak_scan(x, i, Leak(self.k["alpha_syn"], self.k["beta_syn"], 0.0))
+            if self.semantics.current == "old":
+                x = torch.cat([before[None], x[:-1]])
         leak = Leak(self.k["alpha"], self.k["beta"], self.k["c"])
         if not self.fires:
             out, v = leak_scan(x, v, leak)
             return out, v, i
         rule, limit, reset = self.semantics, self.k["v_threshold"], self.k["v_reset"]
-        fire = Fire(limit, reset, rule.reset, rule.comparison, surrogate, detach_reset)
-        spikes, v = spike_scan(x, v, leak, fire)
+        how: Literal["value", "subtract"] = "subtract" if rule.reset == "subtract" else "value"
+        fire = Fire(limit, reset, how, rule.comparison, surrogate, detach_reset)
+        if self.fused:
+            spikes, v = spike_scan(x, v, leak, fire)
+        else:
+            spikes, v = rule_scan(x, v, leak, fire, rule, self.k["v_min"] if self.bounded else None)
         return spikes, v, i
 
 

@@ -11,13 +11,18 @@ The membrane uses the new synaptic current i', held over the step. All states st
 | I, IF | dv/dt = R x | alpha 1, beta R dt, c 0 | the same |
 | LI, LIF | tau dv/dt = v_leak - v + R x | k = dt/tau: alpha 1-k, beta R k, c v_leak k | k = 1-exp(-dt/tau) |
 | CubaLI, CubaLIF | tau_syn di/dt = w_in x - i, and LI with R i | as LI, twice | as LI, twice |
+
+"mixed" takes alpha and c of "exponential" and beta of "euler". The other rules that `Semantics` can ask
+for are described there; `special_rules` names those in use.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
+import msgspec
 import nir
 import numpy as np
 
@@ -28,6 +33,14 @@ NEURONS = (nir.I, nir.IF, nir.LI, nir.LIF, nir.CubaLI, nir.CubaLIF)
 SYNAPTIC = (nir.CubaLI, nir.CubaLIF)
 RESETTING = (nir.IF, nir.LIF, nir.CubaLIF)
 SPIKING = (*RESETTING, nir.Threshold)
+
+# The fields of `Semantics` that a target need not know, with the value that every target means.
+SPECIAL = {
+    field.name: field.default
+    for field in msgspec.structs.fields(Semantics)
+    if field.name != "dt" and field.default is not msgspec.NODEFAULT
+}
+EVERY_RULE = (*SPECIAL, "mixed", "zero")
 
 _TAUS = ("tau", "tau_syn", "tau_mem")
 
@@ -40,6 +53,8 @@ class Coefficients:
         alpha, beta, c: of the membrane, h = alpha v + beta i' + c.
         alpha_syn, beta_syn: of the synapse, i' = alpha_syn i + beta_syn x; None without one.
         v_threshold, v_reset: None for neurons that do not fire.
+        v0: membrane before the first step; None is 0.
+        v_min: the membrane is raised to it after a reset; None where it is not.
     """
 
     alpha: np.ndarray
@@ -49,24 +64,53 @@ class Coefficients:
     beta_syn: np.ndarray | None = None
     v_threshold: np.ndarray | None = None
     v_reset: np.ndarray | None = None
+    v0: np.ndarray | None = None
+    v_min: np.ndarray | None = None
 
 
 def coefficients(node: Any, semantics: Semantics) -> Coefficients:
-    """The coefficients of a neuron node (one of `NEURONS`) under the time step and integrator given."""
-    r = _array(node.r)
-    if isinstance(node, nir.I | nir.IF):
-        alpha, beta, c = np.ones_like(r), r * semantics.dt, np.zeros_like(r)
-    else:
-        alpha, k = _leak(node.tau_mem if isinstance(node, SYNAPTIC) else node.tau, semantics)
-        beta, c = r * k, _array(node.v_leak) * k
-    alpha_syn = beta_syn = v_threshold = v_reset = None
+    """The coefficients of a neuron node (one of `NEURONS`) under the time step and rules given."""
+    alpha, beta, c = _membrane(node, semantics)
+    alpha_syn = beta_syn = v_threshold = v_reset = v_min = None
     if isinstance(node, SYNAPTIC):
-        alpha_syn, k = _leak(node.tau_syn, semantics)
-        beta_syn = _array(node.w_in) * k
+        alpha_syn, _, driven = _leak(node.tau_syn, semantics)
+        beta_syn = _array(node.w_in) * driven
     if isinstance(node, RESETTING):
         v_threshold = _array(node.v_threshold)
-        v_reset = np.zeros_like(v_threshold) if node.v_reset is None else _array(node.v_reset)
-    return Coefficients(alpha, beta, c, alpha_syn, beta_syn, v_threshold, v_reset)
+        to_zero = node.v_reset is None or semantics.reset == "zero"
+        v_reset = np.zeros_like(v_threshold) if to_zero else _array(node.v_reset)
+        clamped = semantics.clamp == "all" or (semantics.clamp == "if" and isinstance(node, nir.IF))
+        v_min = -v_threshold if clamped else None
+    leaky = not isinstance(node, nir.I | nir.IF)
+    v0 = _array(node.v_leak) if semantics.v0 == "v_leak" and leaky else None
+    return Coefficients(alpha, beta, c, alpha_syn, beta_syn, v_threshold, v_reset, v0, v_min)
+
+
+def _membrane(node: Any, semantics: Semantics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(alpha, beta, c) of a neuron node."""
+    r = _array(node.r)
+    one, own = np.ones_like(r), semantics.input_gain == "r" or isinstance(node, SYNAPTIC)
+    if isinstance(node, nir.I | nir.IF):
+        return one, r * semantics.dt if own else one, np.zeros_like(r)
+    tau = node.tau_mem if isinstance(node, SYNAPTIC) else node.tau
+    alpha, taken, driven = _leak(tau, semantics)
+    gain = one if semantics.input_gain == "one" else driven
+    return alpha, r * driven if own else one * gain, _array(node.v_leak) * taken
+
+
+def special_rules(semantics: Semantics, known: Collection[str] = ()) -> list[Issue]:
+    """An error for each rule that departs from what every target knows and that is not in `known`.
+
+    Args:
+        known: names of fields of `Semantics` (`SPECIAL`) that a target honours, and "mixed", "zero" for
+            these values of `integrator` and `reset`.
+    """
+    asked = [(f, getattr(semantics, f)) for f in SPECIAL if getattr(semantics, f) != SPECIAL[f]]
+    asked = [(field, value) for field, value in asked if field not in known]
+    asked += [("integrator", "mixed")] if semantics.integrator == "mixed" and "mixed" not in known else []
+    asked += [("reset", "zero")] if semantics.reset == "zero" and "zero" not in known else []
+    fix = "Use target 'reference' or 'torch', or drop the rule from the semantics."
+    return [Issue("error", "", f"The target does not know {f} = {v!r}.", fix) for f, v in asked]
 
 
 def delay_steps(node: nir.Delay, dt: float) -> np.ndarray:
@@ -105,12 +149,13 @@ def _tau_issue(name: str, field: str, node: Any, semantics: Semantics) -> Issue 
     return None
 
 
-def _leak(tau: Any, semantics: Semantics) -> tuple[np.ndarray, np.ndarray]:
-    """(what is kept, what is taken in) per step of a first-order low-pass; both float64."""
+def _leak(tau: Any, semantics: Semantics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(what is kept, what is let go, gain of a unit input) per step of a first-order low-pass; float64."""
     ratio = semantics.dt / _array(tau)
-    if semantics.integrator == "exponential":
-        return np.exp(-ratio), -np.expm1(-ratio)
-    return 1.0 - ratio, ratio
+    if semantics.integrator == "euler":
+        return 1.0 - ratio, ratio, ratio
+    taken = -np.expm1(-ratio)
+    return np.exp(-ratio), taken, ratio if semantics.integrator == "mixed" else taken
 
 
 def _array(value: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import math
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 import nir
@@ -87,30 +87,85 @@ class EncoderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.sigma * min(self.std) if before else self.sigma
 
 
-class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+def _written(default: Any) -> Any:
+    """A default that is written to files all the same, as it was before there were defaults that are not."""
+    return msgspec.field(default_factory=lambda: default)
+
+
+class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How the differential equations of a NIR graph are stepped; NIR itself leaves this open.
+
+    With k = dt/tau, kept = 1 - k ("euler") or exp(-dt/tau), x the sum of what arrives and z the spikes:
+
+        h_t = kept v_{t-1} + gain x_t + (1 - kept) v_leak
+        z_t = [h_t > v_threshold],  v_t = reset(h_t, z_t)
+
+    The fields after `delayed_edges` are the habits of other simulators (`rsc.presets`). Their defaults are
+    written to no file, so a program that uses none of them has the digest it always had; a target that does
+    not know one refuses it (`rsc.discretise.special_rules`).
 
     Fields:
         dt: time step in seconds.
-        integrator: "euler" (forward) or "exponential" (exact for constant input).
-        reset: after a spike v becomes v_reset ("value") or v - v_threshold ("subtract").
+        integrator: "euler" (forward), "exponential" (exact for constant input: gain R (1 - kept)) or
+            "mixed" (exact decay, but gain R dt/tau as in Euler; synapses alike).
+        reset: after a spike v becomes v_reset ("value"), 0 whatever v_reset says ("zero"), or
+            v - z v_threshold ("subtract").
         comparison: a neuron fires when v `comparison` v_threshold.
         readout: how the output [T, B, K] becomes logits [B, K].
         delayed_edges: edges (from, to), by dotted node names, that hand over the value of the previous
             step, 0 before the first; None leaves the choice to the rule of `rsc.graph`, which delays
             the edges that leave the neurons of a cycle.
+        reset_step: "same": v_t is h_t after its reset. "next": v_t = h_t, and the step after resets for
+            z' = [v_{t-1} > v_threshold]: h_t = kept v_{t-1} + ... - z' v_threshold ("subtract", the leak
+            does not touch what is taken away), or v_{t-1} is replaced before it leaks (other resets).
+        spikes_per_step: "one", or "many": z_t = max(0, floor(h_t / v_threshold)) under ">=", and
+            max(0, ceil(h_t / v_threshold) - 1) under ">"; "subtract" takes z_t thresholds away.
+        clamp: after its reset v_t is raised to at least -v_threshold: never ("none"), in IF ("if"), or in
+            IF, LIF and CubaLIF ("all").
+        v0: the membrane before the first step is 0 ("zero") or v_leak ("v_leak", neurons that have one).
+        input_gain: gain in I, IF, LI, LIF: "r" is that of the integrator (I, IF: R dt); "leak" leaves R out
+            (I, IF: 1); "one" is 1. Neurons with a synapse always use R.
+        current: a membrane behind a synapse uses the current of this step ("new") or the last ("old").
+        shift: which nodes are heard one step late, on every edge that leaves them, 0 before the first:
+            "none", "spikes" (IF, LIF, CubaLIF) or "weights" (Affine, Linear, Conv1d, Conv2d). A cycle
+            delayed so gets no further delay.
+        recurrent_bias: whether stateless nodes in a cycle hear 0 before the first step, so that a recurrent
+            Affine adds its bias from the first step on; False delays the edges that enter the neurons of
+            a cycle in place of those that leave them.
     """
 
     dt: float
-    integrator: Literal["euler", "exponential"] = "euler"
-    reset: Literal["value", "subtract"] = "value"
-    comparison: Literal[">", ">="] = ">"
-    readout: Literal["mean", "sum", "last"] = "mean"
-    delayed_edges: tuple[tuple[str, str], ...] | None = None
+    integrator: Literal["euler", "exponential", "mixed"] = _written("euler")
+    reset: Literal["value", "zero", "subtract"] = _written("value")
+    comparison: Literal[">", ">="] = _written(">")
+    readout: Literal["mean", "sum", "last"] = _written("mean")
+    delayed_edges: tuple[tuple[str, str], ...] | None = _written(None)
+    reset_step: Literal["same", "next"] = "same"
+    spikes_per_step: Literal["one", "many"] = "one"
+    clamp: Literal["none", "if", "all"] = "none"
+    v0: Literal["zero", "v_leak"] = "zero"
+    input_gain: Literal["r", "leak", "one"] = "r"
+    current: Literal["new", "old"] = "new"
+    shift: Literal["none", "spikes", "weights"] = "none"
+    recurrent_bias: bool = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.dt) and self.dt > 0):
             raise UsageError(f"dt is {self.dt}.", "A time step is positive and in seconds.", "Use e.g. 1e-3.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(
+                    f"Semantics have {name} = {getattr(self, name)!r}.",
+                    f"It is one of {', '.join(map(repr, choices))}.",
+                    "Correct it.",
+                )
+
+
+_CHOICES: dict[str, tuple[object, ...]] = {
+    field.name: get_args(field.type)
+    for field in msgspec.structs.fields(Semantics)
+    if get_origin(field.type) is Literal
+}
 
 
 class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ import numpy as np
 from graphs import DT, given, neuron, taken
 from hypothesis import strategies as st
 
-from rsc.graph import topology
+from rsc.hw_targets.reference_delays import delayed_topology
 from rsc.program import Program, Semantics
 
 STEPS, BATCH = 6, 2
@@ -80,20 +80,38 @@ def _edges(draw: st.DrawFn, names: list[str], nodes: dict[str, Any]) -> list[tup
     return edges
 
 
+def _rules(draw: st.DrawFn) -> dict[str, Any]:
+    """The habits of other simulators, each as often as not; none of them half of the time."""
+    rules = {
+        "reset_step": ("same", "next"),
+        "spikes_per_step": ("one", "many"),
+        "clamp": ("none", "if", "all"),
+        "v0": ("zero", "v_leak"),
+        "input_gain": ("r", "leak", "one"),
+        "current": ("new", "old"),
+        "shift": ("none", "spikes", "weights"),
+        "recurrent_bias": (True, False),
+    }
+    if draw(st.booleans()):
+        return {}
+    return {name: draw(st.sampled_from(choices)) for name, choices in rules.items()}
+
+
 @st.composite
 def programs(draw: st.DrawFn) -> Program:
-    """A program of two to six nodes over vectors of one to three elements."""
+    """A program of two to six nodes over vectors of one to three elements, under any rules."""
     n = draw(st.integers(1, 3))
     names = [f"n{i}" for i in range(draw(st.integers(2, 6)))]
     nodes: dict[str, Any] = {"input": given((n,)), **{name: _node(draw, n) for name in names}}
     nodes["output"] = taken((n,))
     semantics = Semantics(
         DT,
-        reset=draw(st.sampled_from(("value", "subtract"))),
+        reset=draw(st.sampled_from(("value", "zero", "subtract"))),
         comparison=draw(st.sampled_from((">", ">="))),
+        **_rules(draw),
     )
     of = nir.NIRGraph(nodes, _edges(draw, names, nodes), type_check=False)
-    topology(of, semantics)
+    delayed_topology(of, semantics)
     return Program(of, semantics)
 
 

@@ -15,6 +15,7 @@ import pytest
 from graphs import chain
 
 from rsc.hw_targets import deploy
+from rsc.presets import preset
 from rsc.program import Program, Semantics
 from rsc.results import Probe
 
@@ -99,11 +100,52 @@ def test_the_file_itself_gives_the_recorded_spikes(target: str) -> None:
     assert np.flatnonzero(table("exact")[:, 2]).tolist() == [460, 510, 710, 760]
 
 
+@dataclasses.dataclass(frozen=True)
+class Tool:
+    """What a recording of 01_lif holds beside the preset's rule.
+
+    Fields:
+        scale: of the input it was fed; its own v is in the same unit.
+        unit: v of the program per unit of the recorded v.
+    """
+
+    scale: float = 1.0
+    unit: float = 1.0
+
+
+TOOLS = {
+    "norse": Tool(),
+    "snntorch": Tool(unit=K),
+    "spyx": Tool(),
+    "sinabs": Tool(scale=K),
+    "rockpool": Tool(),
+    "lava": Tool(),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_preset_runs_the_file_as_the_simulator_did(name: str, target: str) -> None:
+    tool, recorded = TOOLS[name], table({"lava": "lava_cpu_float"}.get(name, name))
+    graph = nir.read(FOLDER / "01_lif" / "lif_norse.nir")
+    program = Program.from_graph(graph, semantics=preset(name, DT))
+    (neuron,) = (name for name, node in program.graph.nodes.items() if isinstance(node, nir.LIF))
+    frames = tool.scale * table("norse")[:, 0].reshape(-1, 1, 1)
+    result = deploy(program, target).run_frames(frames, Probe(states=frozenset([neuron])))
+    np.testing.assert_array_equal(result.outputs["output"].ravel() > 0, recorded[:, 2] > 0)
+    np.testing.assert_allclose(recorded[:, 0], tool.scale * table("norse")[:, 0], rtol=0, atol=1e-8)
+    v, slack = result.spikes.states[f"{neuron}.v"].ravel() / LIMIT, 1e-5 if target[-2:] == "32" else 1e-6
+    np.testing.assert_allclose(v, recorded[:, 1] * tool.unit / LIMIT, rtol=0, atol=slack)
+
+
 # recording -> (semantics, steps by which the recording is late)
 BRAILLE = {
     "snntorch": (Semantics(DT), 0),
     "norse": (Semantics(DT, delayed_edges=(("lif1.w_rec", "lif1.lif"),)), 0),
     "spyx": (Semantics(DT, reset="subtract"), 1),
+    "snntorch preset": (preset("snntorch", DT), 0),
+    "norse preset": (preset("norse", DT), 0),
+    "spyx preset": (preset("spyx-recurrent", DT), 1),
 }
 
 
@@ -112,7 +154,7 @@ BRAILLE = {
 def test_hidden_spikes_of_a_recurrent_network(name: str, target: str) -> None:
     semantics, late = BRAILLE[name]
     folder = FOLDER / "03_rnn"
-    recorded = np.load(folder / f"{name}_activity_noDelay_bias_zero.npy").squeeze() > 0
+    recorded = np.load(folder / f"{name.split()[0]}_activity_noDelay_bias_zero.npy").squeeze() > 0
     frames = np.load(FOLDER / "derived" / "03_rnn_input_sample0.npy")[:, None]
     program = Program.from_graph(nir.read(folder / "braille_noDelay_bias_zero.nir"), semantics=semantics)
     result = deploy(program, target).run_frames(frames, Probe(spikes=frozenset(["lif1.lif"])))

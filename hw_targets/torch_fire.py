@@ -1,0 +1,84 @@
+"""The rules of firing that `rsc.neurons.scan` leaves out: late resets, several spikes a step, a lower bound.
+
+Written in plain operations with automatic gradients: for faithful runs of other simulators' networks, not
+for speed. Every product and sum is rounded by itself, as in `rsc.hw_targets.reference`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rsc.neurons.scan import Coefficient, Fire, Leak
+from rsc.program import Semantics
+
+
+def rule_scan(
+    x: Tensor, v: Tensor, leak: Leak, fire: Fire, rules: Semantics, v_min: Coefficient | None
+) -> tuple[Tensor, Tensor]:
+    """Integration with threshold and reset under any rules.
+
+    Args:
+        x: input [T, B, ...].
+        v: membrane before the first step [B, ...].
+        v_min: lower bound of the membrane after the reset, or None.
+
+    Returns:
+        spikes per neuron [T, B, ...], membrane after the last step [B, ...].
+    """
+    late, spikes = rules.reset_step == "next", []
+    for arriving in x:
+        if late and fire.reset == "value":
+            v = _reset(v, _count(v, fire, rules), fire)
+        h = v * leak.alpha + arriving * leak.beta + leak.c
+        if late and fire.reset == "subtract":
+            h = h - _due(_count(v, fire, rules), fire) * fire.v_threshold
+        spikes.append(_count(h, fire, rules))
+        v = h if late else _reset(h, spikes[-1], fire)
+        if v_min is not None:
+            v = torch.maximum(v, torch.as_tensor(v_min, dtype=v.dtype, device=v.device))
+    return torch.stack(spikes), v
+
+
+def _reset(h: Tensor, spikes: Tensor, fire: Fire) -> Tensor:
+    """The membrane after a reset; its gradient through the spikes is that of `Fire.detach_reset`."""
+    if fire.reset == "subtract":
+        return h - _due(spikes, fire) * fire.v_threshold
+    v_reset = torch.as_tensor(fire.v_reset, dtype=h.dtype, device=h.device)
+    after = torch.where(spikes > 0, v_reset, h)
+    if fire.detach_reset or not spikes.requires_grad:
+        return after
+    return after + (spikes - spikes.detach()) * (v_reset - h).detach()
+
+
+def _due(spikes: Tensor, fire: Fire) -> Tensor:
+    return spikes.detach() if fire.detach_reset else spikes
+
+
+def _count(h: Tensor, fire: Fire, rules: Semantics) -> Tensor:
+    limit = torch.as_tensor(fire.v_threshold, dtype=h.dtype, device=h.device)
+    return _Count.apply(h, limit, fire, rules.spikes_per_step == "many")  # type: ignore[return-value]
+
+
+class _Count(torch.autograd.Function):
+    """Spikes of h; the derivative is the surrogate's at the nearest multiple of the threshold from 1 on."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, limit: Tensor, fire: Fire, many: bool) -> Tensor:
+        ctx.save_for_backward(h, limit)
+        ctx.rule = fire, many
+        strict = fire.comparison == ">"
+        if not many:
+            return (h > limit if strict else h >= limit).to(h.dtype)
+        ratio = h / limit
+        return (ratio.ceil() - 1 if strict else ratio.floor()).clamp(min=0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        h, limit = ctx.saved_tensors
+        fire, many = ctx.rule
+        step = (h / limit).round().clamp(min=1) * limit if many else limit
+        return fire.surrogate(h - step) * grads[0], None, None, None

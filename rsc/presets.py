@@ -1,0 +1,114 @@
+"""The semantics of other simulators, so that a NIR file runs here as it runs there.
+
+Each preset is what a simulator does with a NIR graph: its own update rule under the parameters of the
+file, recorded or read in the source of the version named. `preset("norse", dt=1e-4)` gives the
+`Semantics`; `PRESETS["norse"].limits` says in which graphs that simulator still differs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from rsc.errors import UsageError
+from rsc.program import Semantics
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What one simulator does.
+
+    Fields:
+        rules: fields of `Semantics` that differ from their defaults.
+        update: the update of its LIF in its own words, with b = dt/tau and a = exp(-b).
+        source: where the rule comes from.
+        limits: what it does and no field of `Semantics` says.
+    """
+
+    rules: Mapping[str, Any]
+    update: str
+    source: str
+    limits: str = ""
+
+
+PRESETS: dict[str, Preset] = {
+    "snntorch": Preset(
+        {"reset": "zero"},
+        "v = (1 - b) v + b r x; v > thr -> 0",
+        "snnTorch 1.0.0, import_from_nir; recordings of the NIR paper",
+        "It imports one threshold per layer, v_leak 0, a CubaLIF with r = tau_mem/dt alone, and an IF with a "
+        'leak. A neuron of its own with reset_mechanism "subtract" (its default) needs reset "subtract" and '
+        'reset_step "next".',
+    ),
+    "norse": Preset(
+        {"reset": "zero", "v0": "v_leak", "input_gain": "leak", "recurrent_bias": False},
+        "v = v + b (v_leak - v + x); v > thr -> 0; IF: v = v + x",
+        "Norse 1.1.0, from_nir; recordings of the NIR paper",
+        "The synapse of its CubaLIF leaks to v_leak too.",
+    ),
+    "spyx": Preset(
+        {"reset": "subtract", "reset_step": "next", "shift": "spikes"},
+        "z = v > thr, of the old v, is what it hands on; v = (1 - b) v + b x - z thr",
+        "Spyx, nn.IF and nn.LIF; recordings of the NIR paper",
+        "It reads r as 1 and v_leak as 0, and runs linear chains only. Its CuBaLIF subtracts the threshold "
+        "twice, before and after the leak.",
+    ),
+    "spyx-recurrent": Preset(
+        {"reset": "subtract", "shift": "spikes"},
+        "z = v > thr, of the old v, is what it hands on; i = (1 - b_syn) i + x; v = (1 - b) (v - z thr) + i",
+        "Spyx, nn.RCuBaLIF, which takes the threshold away before the leak; recordings of the NIR paper",
+        "It reads r as tau_mem/dt and v_leak as 0.",
+    ),
+    "sinabs": Preset(
+        {
+            **{"integrator": "exponential", "comparison": ">=", "reset": "subtract"},
+            **{"spikes_per_step": "many", "clamp": "if", "input_gain": "one", "recurrent_bias": False},
+        },
+        "v = a v + x; z = floor(v/thr); v = v - z thr; IF: v >= -thr",
+        "Sinabs 3.1.3, from_nir; recordings of the NIR paper, whose input is scaled by b",
+        "It counts tau in time steps: multiply it by dt. It refuses v_leak, reads no CubaLIF, and returns "
+        "the output of the wrong node where two branches meet.",
+    ),
+    "spikingjelly": Preset(
+        {"comparison": ">=", "v0": "v_leak", "recurrent_bias": False},
+        "v = v + b (v_leak - v + r x); v >= thr -> v_reset",
+        "SpikingJelly 2.0.0, import_from_nir",
+        "It takes r = 1 or tau/dt (IF: 1/dt), v_leak = v_reset, one tau and one threshold per layer. Its IF "
+        "starts at v_reset.",
+    ),
+    "rockpool": Preset(
+        {"integrator": "mixed", "comparison": ">=", "reset": "subtract", "spikes_per_step": "many"},
+        "v = a v + b r x; z = floor(v/thr); v = v - z thr",
+        "Rockpool 3.1.0, LIFTorch; recordings of the NIR paper",
+        "It takes r and w_in for tau/dt, decays the input of a synapse together with its current, adds "
+        "v_leak at every step, and ignores the bias of a recurrent Affine.",
+    ),
+    "lava": Preset(
+        {"reset": "zero", "shift": "weights"},
+        "v = (1 - b) v + b r x of the step before; v > thr -> 0",
+        "Lava 0.10.0, floating-point LIF behind one Dense per weight; recordings of the NIR paper",
+        "Biases in Lava belong to the neuron and act from the first step; here they come with the weights.",
+    ),
+}
+
+
+def preset(name: str, dt: float) -> Semantics:
+    """The semantics of a simulator.
+
+    Args:
+        name: one of `PRESETS`.
+        dt: time step in seconds.
+
+    Raises:
+        UsageError: no such preset, or a time step that is none.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, 1)
+        raise UsageError(
+            f"There is no preset '{name}'.",
+            f"Presets: {', '.join(PRESETS)}.",
+            f"Did you mean '{near[0]}'?" if near else "Correct it.",
+        )
+    return Semantics(dt, **PRESETS[name].rules)
