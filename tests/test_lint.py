@@ -17,7 +17,8 @@ import torch
 
 from rsc.errors import UsageError
 from rsc.export import loihi
-from rsc.export.lint import RULES, TOOLS, Activity, Finding, blocking, lint
+from rsc.export.lint import RULES, TOOLS, Activity, Finding, blocking, lint, read_source
+from rsc.export.writer import write_program
 from rsc.hw_targets import deploy
 from rsc.program import EncoderSpec, Program, Semantics
 from rsc.results import Issue
@@ -25,6 +26,7 @@ from rsc.results import Issue
 DT = 1e-4
 RNG = np.random.default_rng(5)
 W = RNG.normal(size=(3, 3))
+RECORDED = Path(__file__).resolve().parents[2] / "shared" / "conformance" / "01_lif"
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "lint.md"
 
 
@@ -292,3 +294,32 @@ def test_delays_behind_the_recurrent_matrix_leave_out_its_bias() -> None:
     assert "recurrent-bias" in {f.rule for f in lint(program(of))}
     late = dataclasses.replace(program(of), semantics=Semantics(dt=DT, delayed_edges=(("w", "n"),)))
     assert "recurrent-bias" not in {f.rule for f in lint(late)}
+
+
+def test_a_file_without_a_time_step_can_be_linted(tmp_path: Path) -> None:
+    foreign, ours = tmp_path / "foreign.nir", tmp_path / "ours.nir"
+    nir.write(foreign, LIF)
+    write_program(program(LIF, dt=2e-3), ours)
+    assumed, declared = read_source(foreign)
+    assert "no-dt" in {f.rule for f in lint(assumed, declared=declared)}
+    assert (read_source(foreign, dt=5e-4)[0].semantics.dt, read_source(foreign, dt=5e-4)[1]) == (5e-4, True)
+    assert (read_source(ours)[0], read_source(ours)[1]) == (program(LIF, dt=2e-3), True)
+
+
+def test_names_from_a_file_cannot_format_messages() -> None:
+    of = program(renamed("n1", "{dt}[red]"), dt=1e-3)
+    assert {f.node for f in lint(of, ["norse-file", "sinabs"])} <= {"", "{dt}[red]", "n0"}
+
+
+@pytest.mark.skipif(not RECORDED.is_dir(), reason=f"the recordings are not at {RECORDED}")
+@pytest.mark.parametrize("name", ["norse-file", "snntorch", "sinabs", "rockpool", "spyx"])
+def test_recorded_spikes_differ_where_something_is_found(name: str) -> None:
+    """Recordings of one LIF neuron by other simulators (artefacts of the NIR paper), dt 1e-4 s."""
+    given = np.loadtxt(RECORDED / "lif_norse.csv", delimiter=",")[:, 0]
+    recorded = np.loadtxt(RECORDED / f"lif_{name.removesuffix('-file')}.csv", delimiter=",")[:, 2]
+    of, _ = read_source(RECORDED / "lif_norse.nir", DT)
+    with deploy(of, "reference") as model:
+        spikes = model.run_frames(given[:, None, None].astype(np.float32)).outputs["output"].ravel()
+    serious = [f.rule for f in lint(of, [name]) if f.target and f.severity != "info"]
+    assert spikes.sum() == recorded.sum() == 4
+    assert bool(serious) == (not np.array_equal(spikes, recorded)), serious

@@ -42,11 +42,12 @@ from rsc.export.lint import (
     weight_type,
 )
 from rsc.export.lint.finding import Activity, Finding, Subject
+from rsc.export.lint.source import read_source
 from rsc.export.lint.tools import TOOLS
 from rsc.program import Program
 from rsc.results import Issue
 
-__all__ = ["RULES", "TOOLS", "Activity", "Finding", "Subject", "blocking", "lint"]
+__all__ = ["RULES", "TOOLS", "Activity", "Finding", "Subject", "blocking", "lint", "read_source"]
 
 RULES: dict[str, Callable[[Subject], Iterable[Finding]]] = {
     unsupported.RULE: unsupported.check,

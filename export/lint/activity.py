@@ -33,7 +33,7 @@ def check(subject: Subject) -> Iterator[Finding]:
 
 def _finding(name: str, part: float, word: str, samples: int, steps: int) -> Finding:
     who = "All" if part == 1 else f"{part:.0%} of the"
-    what = f"{who} neurons {word} fire in {steps} steps on {samples} samples."
+    what = f"{who} neurons {word} fire in {steps} steps on {samples} sample{'s' * (samples != 1)}."
     why = "Such neurons carry no information; a wrong dt, unit of tau or input scale does this."
     fix = "Check dt, the unit of tau and the scale of the input; look at the input gain."
     return Finding(RULE, "warning" if part == 1 else "info", "", name, what, why, fix)
