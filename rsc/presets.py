@@ -2,7 +2,8 @@
 
 Each preset is what a simulator does with a NIR graph: its own update rule under the parameters of the
 file, recorded or read in the source of the version named. `preset("norse", dt=1e-4)` gives the
-`Semantics`; `PRESETS["norse"].limits` says in which graphs that simulator still differs.
+`Semantics`, `under(program, "norse")` a program with them; `PRESETS["norse"].limits` says in which
+graphs that simulator still differs. Targets `reference` and `torch` honour all of them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from rsc.errors import UsageError
-from rsc.program import Semantics
+from rsc.program import Program, Semantics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,3 +115,14 @@ def preset(name: str, dt: float) -> Semantics:
             f"Did you mean '{near[0]}'?" if near else "Correct it.",
         )
     return Semantics(dt, **PRESETS[name].rules)
+
+
+def under(program: Program, name: str) -> Program:
+    """`program` as a simulator steps it: its dt and readout stay, its delayed edges become the simulator's.
+
+    Raises:
+        UsageError: no such preset.
+    """
+    semantics = preset(name, program.semantics.dt)
+    kept = msgspec.structs.replace(semantics, readout=program.semantics.readout)
+    return dataclasses.replace(program, semantics=kept)

@@ -16,7 +16,7 @@ from rsc.discretise import EVERY_RULE, SPECIAL
 from rsc.errors import UnsupportedNode, UsageError
 from rsc.hw_targets import deploy, get_target
 from rsc.hw_targets.torch import TorchModel
-from rsc.presets import PRESETS, preset
+from rsc.presets import PRESETS, preset, under
 from rsc.program import Program, Semantics
 from rsc.results import Probe
 
@@ -330,6 +330,14 @@ def test_an_unknown_preset_is_named_with_the_nearest() -> None:
         preset("snntorhc", 1e-4)
     with pytest.raises(UsageError, match="dt is 0"):
         preset("norse", 0)
+
+
+def test_a_program_under_a_preset_keeps_its_time_step_and_readout() -> None:
+    given = Semantics(DT, "exponential", readout="last", delayed_edges=(("n", "output"),))
+    program = Program(chain(lif()), given, labels=("one",))
+    other = under(program, "rockpool")
+    assert other.semantics == msgspec.structs.replace(preset("rockpool", DT), readout="last")
+    assert (other.labels, other.graph.edges) == (program.labels, program.graph.edges)
 
 
 def gradient(rules: dict[str, Any], x: torch.Tensor, detach: bool = True) -> torch.Tensor:
