@@ -12,6 +12,7 @@ import math
 import nir
 import numpy as np
 
+from rsc.discretise import special_rules
 from rsc.layered import Connection, Layer, LayeredProgram
 from rsc.program import Program
 from rsc.results import Issue
@@ -70,10 +71,11 @@ class _Lowering:
         self.output = ""
 
     def global_issues(self) -> list[Issue]:
-        semantics, issues = self.program.semantics, []
+        semantics = self.program.semantics
+        issues = special_rules(semantics, known=("zero",))
         if any(isinstance(n, nir.NIRGraph) for n in self.nodes.values()):
             issues.append(Issue("error", "", "The graph is nested.", "Flatten it before lowering."))
-        if semantics.reset != "value":
+        if semantics.reset == "subtract":
             issues.append(
                 Issue(
                     "error",

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
-from rsc.console import complain, emit, progress, show
-from rsc.errors import GateFailed, InputRefused, RscError, UsageError
+from rsc.console import complain, emit, finding_lines, lava_line, progress, run_line, show, show_part
+from rsc.errors import GateFailed, RscError
 from rsc.interrupt import stop_cleanly
 
 Program = Annotated[Positional[Path], arg(metavar="PROGRAM", help="bundle folder or .nir file")]
@@ -105,6 +106,7 @@ def run(
     data: str | None = None,
     data_root: Path | None = None,
     dt: float | None = None,
+    semantics: str | None = None,
     probe: Texts = (),
     out: Path | None = None,
     json: bool = False,
@@ -121,16 +123,17 @@ def run(
         dt: seconds per step, for .nir files that do not say.
         probe: node whose spikes and states are kept in --out; may be repeated.
         out: .npz to write: output, counts, spikes/NODE, v/NODE.
+        semantics: rules of a simulator, e.g. snntorch; see docs/conventions.md.
         json: print the result as JSON.
     """
     from rsc.commands import run_program, save_result
 
-    loaded = _program(program, dt)
-    material = _material(program, loaded, input, data, data_root, n)
+    loaded = _program(program, dt, semantics)
+    material = _material(program, input, data, data_root, n)
     result, row = run_program(loaded, on, material, seed, probe)
     if out is not None:
         save_result(result, loaded, out)
-    emit(row) if json else show(_run_line(row))
+    emit(row) if json else show(run_line(row))
 
 
 def parity(
@@ -142,6 +145,7 @@ def parity(
     data: str | None = None,
     data_root: Path | None = None,
     dt: float | None = None,
+    semantics: str | None = None,
     max_mismatch: float = 0.0,
     json: bool = False,
 ) -> None:
@@ -152,20 +156,21 @@ def parity(
         n: first n images only.
         input: frames [T, B, ...] as .npy instead of a data set.
         max_mismatch: share of differing spikes that passes the gate; 0 asks for exactness.
+        semantics: rules of a simulator, e.g. snntorch; see docs/conventions.md.
         json: print the comparison as JSON.
     """
     from rsc.commands import parity_rows
     from rsc.parity import spike_mismatch
 
-    loaded = _program(program, dt)
-    material = _material(program, loaded, input, data, data_root, n)
+    loaded = _program(program, dt, semantics)
+    material = _material(program, input, data, data_root, n)
     with progress() as listener:
         rows = parity_rows(loaded, on, material, seed, program.resolve().stem, listener)
     exact = all(row.exact for row in rows)
     if json:
         emit({"exact": exact, "pairs": rows})
     else:
-        _show_part(parity=tuple(rows))
+        show_part(parity=tuple(rows))
     worst = max(spike_mismatch(row) for row in rows)
     if not (exact or 0 < max_mismatch >= worst):
         raise GateFailed(
@@ -185,6 +190,7 @@ def energy(
     data: str | None = None,
     data_root: Path | None = None,
     dt: float | None = None,
+    semantics: str | None = None,
     json: bool = False,
 ) -> None:
     """Count every synaptic operation of a run and price it.
@@ -193,13 +199,14 @@ def energy(
         on: target that produces the spikes.
         profile: cost profile (name or TOML path); may be repeated.
         n: first n images only.
+        semantics: rules of a simulator, e.g. snntorch; see docs/conventions.md.
         json: print the report as JSON.
     """
     from rsc.commands import energy_of
 
-    loaded = _program(program, dt)
-    report = energy_of(loaded, on, profile, _material(program, loaded, input, data, data_root, n), seed)
-    emit(report) if json else _show_part(energy=(report,))
+    loaded = _program(program, dt, semantics)
+    report = energy_of(loaded, on, profile, _material(program, input, data, data_root, n), seed)
+    emit(report) if json else show_part(energy=(report,))
 
 
 def attack(
@@ -231,10 +238,10 @@ def attack(
 
     loaded = _program(program, None)
     plan = AttackPlan(tuple(part.strip() for part in eps.split(",")), norm, steps, eot, 1, draws, seed)
-    material = _material(program, loaded, None, data, data_root, n)
+    material = _material(program, None, data, data_root, n)
     with progress() as listener:
         reports = attack_on(loaded, on, material, plan, program.resolve().stem, listener)
-    emit({"robustness": reports}) if json else _show_part(robustness=reports)
+    emit({"robustness": reports}) if json else show_part(robustness=reports)
 
 
 def certify(
@@ -258,13 +265,41 @@ def certify(
         alpha: allowed probability of a false certificate, per image.
         radii: L2 radii to report, comma separated, in pixel units.
     """
-    from rsc.commands import certify_on
+    from rsc.commands import certify_on, numbers
 
     loaded = _program(program, None)
-    material = _material(program, loaded, None, data, data_root, n)
+    material = _material(program, None, data, data_root, n)
     with progress() as listener:
-        report = certify_on(loaded, on, material, draws, alpha, _numbers(radii, "--radii"), seed, listener)
-    emit(report) if json else _show_part(certificates=(report,))
+        report = certify_on(loaded, on, material, draws, alpha, numbers(radii, "--radii"), seed, listener)
+    emit(report) if json else show_part(certificates=(report,))
+
+
+def lint(
+    program: Program,
+    target: Annotated[UseAppendAction[tuple[str, ...]], arg(name="for", metavar="TARGET")] = (),
+    input: Path | None = None,
+    dt: float | None = None,
+    json: bool = False,
+) -> None:
+    """Say what each target would refuse or change in a program; exit 1 on errors.
+
+    Args:
+        target: our targets, or norse-file, snntorch, sinabs, spikingjelly, rockpool, spyx, nengo, lava-dl;
+            may be repeated; all of ours by default.
+        input: frames [T, B, ...] as .npy: also finds layers that never or always fire.
+        dt: seconds per step, for .nir files that do not say.
+    """
+    from rsc.commands import lint_findings
+    from rsc.export.lint import blocking
+
+    findings = lint_findings(program, dt, target, input)
+    if json:
+        emit({"findings": findings})
+    else:
+        show(*finding_lines(findings))
+    errors = blocking(findings)
+    if errors:
+        raise GateFailed(f"{len(errors)} errors for the targets asked for.", errors[0].what, errors[0].fix)
 
 
 def report(folder: Annotated[Positional[Path], arg(metavar="DIR")], json: bool = False) -> None:
@@ -281,7 +316,7 @@ def targets(json: bool = False) -> None:
     from rsc.commands import target_list
 
     rows = target_list()
-    emit(rows) if json else _show_part(targets=tuple(rows))
+    emit(rows) if json else show_part(targets=tuple(rows))
 
 
 def lava(action: Positional[Literal["install", "status", "remove"]], json: bool = False) -> None:
@@ -297,7 +332,7 @@ def lava(action: Positional[Literal["install", "status", "remove"]], json: bool 
             status = lava_env.status()
         else:
             status = lava_env.status()
-    emit(status) if json else show(_lava_line(status))
+    emit(status) if json else show(lava_line(status))
 
 
 VERBS = {
@@ -309,6 +344,7 @@ VERBS = {
     "energy": energy,
     "attack": attack,
     "certify": certify,
+    "lint": lint,
     "report": report,
     "targets": targets,
     "lava": lava,
@@ -320,77 +356,39 @@ def main(arguments: list[str] | None = None) -> None:
     stop_cleanly()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads stall a shared machine
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            VERBS,
-            prog="rsc",
-            description="Train, export, deploy, measure and attack spiking networks.",
-            args=arguments,
-            use_underscores=False,
-        )
+        words = sys.argv[1:] if arguments is None else arguments
+        if words and words[0] in VERBS:
+            tyro.cli(VERBS[words[0]], prog=f"rsc {words[0]}", args=words[1:], use_underscores=False)
+        else:
+            summary = "Train, export, deploy, measure and attack spiking networks."
+            listed = {name: _title(verb) for name, verb in VERBS.items()}
+            tyro.extras.subcommand_cli_from_dict(listed, prog="rsc", description=summary, args=words)
     except RscError as error:
         complain(error)
         sys.exit(error.exit_code)
     sys.exit(0)
 
 
-def _program(path: Path, dt: float | None) -> Any:
-    from rsc.bundle import load_program
-    from rsc.program import Semantics
+def _title(verb: Callable[..., None]) -> Callable[[], None]:
+    """A verb without its arguments: enough for the list of verbs, and much quicker to parse."""
 
-    return load_program(path, semantics=Semantics(dt=dt) if dt is not None else None)
+    def title() -> None:
+        pass
+
+    title.__doc__ = verb.__doc__
+    return title
 
 
-def _material(
-    path: Path, program: Any, frames: Path | None, data: str | None, root: Path | None, n: int | None
-) -> Any:
+def _program(path: Path, dt: float | None, semantics: str | None = None) -> Any:
+    from rsc.commands import open_program
+
+    return open_program(path, dt, semantics)
+
+
+def _material(path: Path, frames: Path | None, data: str | None, root: Path | None, n: int | None) -> Any:
     from rsc.commands import Material
 
-    if frames is not None:
-        if data is not None:
-            raise UsageError("--input and --data were both given.", "One of them feeds the run.", "Drop one.")
-        return Material.from_file(frames, n)
-    return Material.from_data(data or _trained_on(path), root, n)
-
-
-def _trained_on(path: Path) -> str:
-    """Name of the data set in a bundle's training configuration."""
-    from rsc.bundle import Bundle
-
-    name = Bundle.load(path).config.get("dataset") if path.is_dir() else None
-    if name is None:
-        raise InputRefused(
-            f"Nothing says what to feed '{path}'.",
-            "It names no data set.",
-            "Give --input frames.npy or --data.",
-        )
-    return str(name)
-
-
-def _show_part(**sections: Any) -> None:
-    """Some sections of a report as tables."""
-    from rsc.report import Report, terminal_tables, utc_now
-
-    show(*terminal_tables(Report(title="", created=utc_now(), **sections)))
-
-
-def _numbers(text: str, option: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{option} is '{text}'.", str(error), "Give numbers separated by commas.") from error
-
-
-def _lava_line(status: Any) -> str:
-    if not status.available:
-        return f"Lava is not available: {status.reason} {status.fix}"
-    versions = ", ".join(f"{name} {version}" for name, version in status.versions.items())
-    return f"Lava is available: {status.python} ({versions}{', import shim' if status.shim else ''})"
-
-
-def _run_line(row: Any) -> str:
-    accuracy = f", accuracy {row.accuracy.value:.3f}" if row.accuracy else ""
-    speed = f"{row.wall_s:.2f} s, {row.ms_per_image:.2f} ms per image" if row.wall_s is not None else ""
-    return f"{row.spec} ({row.arithmetic}, {row.version}): {row.n} images{accuracy}, {speed}"
+    return Material.choose(path, frames, data, root, n)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from rsc.bundle import Bundle, load_program
 from rsc.data import Dataset, load
 from rsc.energy import energy_report
 from rsc.energy.results import EnergyReport
 from rsc.errors import InputRefused, MalformedFile, UsageError
 from rsc.evaluation import AttackPlan, Deployed, evaluate
+from rsc.export.lint import TOOLS, Activity, Finding, lint, read_source
 from rsc.files import write_atomic
 from rsc.hw_targets import TARGETS, DeployedModel, deploy, get_target
 from rsc.parity import compare
 from rsc.parity_results import ParityRow
-from rsc.program import Program
+from rsc.presets import under
+from rsc.program import Program, Semantics
 from rsc.progress import Progress, Silent
 from rsc.report.value import TargetRow
 from rsc.results import Keys, Probe, RunResult
@@ -57,6 +60,24 @@ class Material:
         """The held-out split of a data set."""
         return cls(data=load(name, "test", root).head(n))
 
+    @classmethod
+    def choose(
+        cls, program: Path, frames: Path | None, data: str | None, root: Path | None, n: int | None
+    ) -> Material:
+        """Frames of a file, a named data set, or the data set that a bundle was trained on.
+
+        Raises:
+            UsageError: both were given.
+            InputRefused: neither was given and the program names no data set.
+        """
+        if frames is not None:
+            if data is not None:
+                raise UsageError(
+                    "--input and --data were both given.", "One of them feeds the run.", "Drop one."
+                )
+            return cls.from_file(frames, n)
+        return cls.from_data(data or _trained_on(program), root, n)
+
     def images(self) -> Dataset:
         """The images.
 
@@ -79,6 +100,39 @@ class Material:
                 "Give ready-made frames with --input.",
             )
         return model.run(data.images, Keys(seed, data.ids), probe)
+
+
+def _trained_on(path: Path) -> str:
+    """Name of the data set in a bundle's training configuration."""
+    name = None
+    if path.is_dir() or not path.exists():
+        name = Bundle.load(path).config.get("dataset")
+    if name is None:
+        raise InputRefused(
+            f"Nothing says what to feed '{path}'.",
+            "It names no data set.",
+            "Give --input frames.npy or --data.",
+        )
+    return str(name)
+
+
+def open_program(path: Path, dt: float | None = None, semantics: str | None = None) -> Program:
+    """The program in a bundle or file.
+
+    Args:
+        dt: seconds per step, for files that do not say.
+        semantics: preset whose rules replace the program's own.
+    """
+    program = load_program(path, semantics=Semantics(dt=dt) if dt is not None else None)
+    return program if semantics is None else under(program, semantics)
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Numbers separated by commas; `option` names them in the error."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} is '{text}'.", str(error), "Give numbers separated by commas.") from error
 
 
 def run_program(
@@ -239,6 +293,31 @@ def certify_on(
             samples=data.ids,
             on_progress=listener.advance,
         )
+
+
+def lint_findings(
+    path: Path, dt: float | None, targets: Sequence[str], frames: Path | None = None
+) -> list[Finding]:
+    """What the targets would refuse or change; without targets, what our own say.
+
+    Raises:
+        UsageError: unknown target.
+        InputRefused, MalformedFile: the program or the frames cannot be read.
+    """
+    if path.is_dir() or not path.exists():
+        program, declared = open_program(path, dt), True
+    else:
+        program, declared = read_source(path, dt)
+    asked = list(targets or TARGETS)
+    if frames is not None and "torch" not in asked:
+        asked.append("torch")  # runs the sample
+    issues = {spec: get_target(spec).check(program) for spec in asked if spec not in TOOLS}
+    activity = None
+    if frames is not None and not any(issue.severity == "error" for issue in issues["torch"]):
+        with deploy(program, "torch") as model:
+            result = Material.from_file(frames).run(model, 0)
+        activity = Activity(result.spikes.counts, len(next(iter(result.outputs.values()))))
+    return lint(program, asked, issues=issues, activity=activity, declared=declared)
 
 
 def target_list() -> list[TargetRow]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rsc.errors import RscError
@@ -27,6 +27,42 @@ def show(*renderables: Any) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     for item in renderables:
         console.print(item)
+
+
+def show_part(**sections: Any) -> None:
+    """Some sections of a report as tables."""
+    from rsc.report import Report, terminal_tables, utc_now
+
+    show(*terminal_tables(Report(title="", created=utc_now(), **sections)))
+
+
+def lava_line(status: Any) -> str:
+    """State of the Lava environment in one line."""
+    if not status.available:
+        return f"Lava is not available: {status.reason} {status.fix}"
+    versions = ", ".join(f"{name} {version}" for name, version in status.versions.items())
+    return f"Lava is available: {status.python} ({versions}{', import shim' if status.shim else ''})"
+
+
+def run_line(row: Any) -> str:
+    """One run in one line."""
+    accuracy = f", accuracy {row.accuracy.value:.3f}" if row.accuracy else ""
+    speed = f"{row.wall_s:.2f} s, {row.ms_per_image:.2f} ms per image" if row.wall_s is not None else ""
+    return f"{row.spec} ({row.arithmetic}, {row.version}): {row.n} images{accuracy}, {speed}"
+
+
+def finding_lines(findings: Sequence[Any]) -> list[Any]:
+    """Findings of `rsc lint`; as rich Text, since node names come from files."""
+    from rich.text import Text
+
+    colour = {"error": "bold red", "warning": "yellow", "info": "dim"}
+    lines = []
+    for f in findings:
+        where = " ".join(part for part in (f.rule, f.target, f.node) if part)
+        lines.append(Text(f"{f.severity:8}", style=colour[f.severity]) + Text(where, style="bold"))
+        lines.append(Text(f"        {f.what} {f.why}\n        {f.fix}"))
+    counted = (f"{sum(f.severity == s for f in findings)} {s}" for s in colour)
+    return [*lines, Text(", ".join(counted))]
 
 
 def complain(error: RscError) -> None:

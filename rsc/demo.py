@@ -26,6 +26,7 @@ from rsc.hw_targets import DeployedModel, deploy, get_target
 from rsc.networks import NetworkSpec
 from rsc.parity import compare
 from rsc.parity_results import ParityRow
+from rsc.pipeline import plain
 from rsc.program import Program
 from rsc.progress import Progress, Silent
 from rsc.report import Report, conclude, environment, utc_now, write_report
@@ -129,7 +130,7 @@ def run_demo(
             created=utc_now(),
             environment=environment(torch.get_num_threads()),
             command=f"rsc demo --seed {seed}",
-            config={"rsc": msgspec.to_builtins(rsc.config), "sizes": dataclasses.asdict(sizes)},
+            config={"rsc": plain(rsc.config), "sizes": plain(sizes)},
             dataset=DatasetInfo("digits", 1297, len(rsc.packed.test), (0.0, 1.0), rsc.packed.test.labels),
             models=tuple(_section(model, energy) for model in models),
             targets=tuple(rows),
@@ -351,7 +352,7 @@ def _section(model: _Model, energy: Sequence[EnergyReport]) -> ModelSection:
         name=model.name,
         role=model.role,
         description=model.description,
-        encoder=msgspec.to_builtins(trained.encoder),
+        encoder=plain(trained.encoder),
         per_run=packed.clean.per_run,
         vote=packed.clean.vote if trained.encoder.stochastic else None,
         training=TrainingSummary(

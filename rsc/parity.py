@@ -43,9 +43,11 @@ class _Signal:
                 f"Recordings have shapes {a.shape} and {b.shape}.", "They cannot be compared.", "Report this."
             )
         unequal = a != b
-        if self.first is None and unequal.any():
+        if unequal.any():
             step, sample = np.argwhere(unequal.reshape(*a.shape[:2], -1).any(-1))[0]
-            self.first = Place(int(sample) + offset, int(step))
+            here = Place(int(sample) + offset, int(step))
+            if self.first is None or here.step < self.first.step:
+                self.first = here
         self.compared += a.size
         self.different += int(unequal.sum())
         gap = np.abs(a.astype(np.float64) - b.astype(np.float64))

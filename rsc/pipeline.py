@@ -6,6 +6,7 @@ import dataclasses
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -79,6 +80,11 @@ def train(
     return Packed(trained, program, clean, test, model)
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON gives it back: mappings, lists, text and numbers."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
 def to_bundle(packed: Packed, config: TrainConfig, name: str) -> Bundle:
     """The bundle of a spiking model.
 
@@ -97,8 +103,8 @@ def to_bundle(packed: Packed, config: TrainConfig, name: str) -> Bundle:
         name=name,
         program=packed.program,
         state={key: np.ascontiguousarray(value) for key, value in state.items()},
-        config=msgspec.to_builtins(config),
-        metrics={f"clean_accuracy_{key}": msgspec.to_builtins(value) for key, value in accuracy.items()}
+        config=plain(config),
+        metrics={f"clean_accuracy_{key}": plain(value) for key, value in accuracy.items()}
         | {"test_images": len(packed.test), "training_wall_s": round(packed.trained.wall_s, 2)},
         made_with={
             "rsc-snn": __version__,

@@ -31,7 +31,7 @@ def saved(bundle: Bundle, tmp_path: Path) -> Path:
 def test_round_trip(bundle: Bundle, saved: Path) -> None:
     again = Bundle.load(saved)
     assert again.program == bundle.program
-    assert again.config == json.loads(json.dumps(bundle.config))
+    assert again.config == bundle.config
     assert again.metrics["clean_accuracy_per_run"]["n"] == 500
     for key, value in bundle.state.items():
         np.testing.assert_array_equal(again.state[key], value)

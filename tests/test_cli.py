@@ -277,3 +277,19 @@ def test_a_program_for_another_shape_is_refused(
     code, _, err = call(capsys, "run", bundle, "--input", tmp_path / "f.npy")
     assert code == 4
     assert "(1, 8, 8)" in err
+
+
+def test_lint_speaks_for_targets(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "lint", bundle, "--for", "loihi", "--for", "snntorch", "--json")
+    findings = json.loads(out)["findings"]
+    assert code in (0, 1)
+    assert {f["target"] for f in findings} >= {"loihi"}
+    code, out, _ = call(capsys, "lint", bundle, "--for", "norse")
+    assert code == 0
+    assert "error" in out
+
+
+def test_verbs_are_listed_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys)
+    assert code == 2
+    assert "demo" in out + err

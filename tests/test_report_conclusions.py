@@ -89,7 +89,9 @@ def test_robustness_after_deployment_names_where_the_images_were_made() -> None:
 
 
 def test_parity_is_exact_or_counted_or_void() -> None:
-    assert "Equal in every compared value, bit for bit" in said(replace(sample(), parity=(parity(exact=True),)))
+    assert "Equal in every compared value, bit for bit" in said(
+        replace(sample(), parity=(parity(exact=True),))
+    )
     assert "differ in 41,321 values" in said(replace(sample(), parity=(parity(),)))
     void = replace(parity(exact=True), same_frames=False)
     text = said(replace(sample(), parity=(void,)))
