@@ -26,7 +26,7 @@ def show(*renderables: Any) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     for item in renderables:
-        console.print(item)
+        console.print(item, markup=False, highlight=False)
 
 
 def show_part(**sections: Any) -> None:

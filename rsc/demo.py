@@ -78,12 +78,12 @@ class Sizes:
     slow_run: int = 32
     parity: int = 100
     slow_parity: int = 8
-    attack: int = 150
+    attack: int = 128
     draws: int = 8
     eot: int = 4
     lava_attack: int = 24
     lava_draws: int = 2
-    certify: int = 40
+    certify: int = 32
     certify_draws: int = 1000
 
 
