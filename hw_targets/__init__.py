@@ -5,10 +5,9 @@ A target is chosen by a spec `name[:option...]`, e.g. `torch:float64`, `lava:flo
 
 from __future__ import annotations
 
-import difflib
 import importlib
 
-from rsc.errors import TargetUnavailable, UsageError
+from rsc.errors import TargetUnavailable, unknown_name
 from rsc.hw_targets.base import DeployedModel, StepsResult, Target
 from rsc.program import Program
 
@@ -32,12 +31,7 @@ def get_target(spec: str) -> Target:
     """
     name, *options = spec.split(":")
     if name not in TARGETS:
-        near = difflib.get_close_matches(name, TARGETS, 1)
-        raise UsageError(
-            f"There is no target '{name}'.",
-            f"Targets: {', '.join(TARGETS)}.",
-            f"Did you mean '{near[0]}'?" if near else "See `rsc targets`.",
-        )
+        raise unknown_name("target", name, TARGETS, "See `rsc targets`.")
     module, cls = TARGETS[name]
     return getattr(importlib.import_module(module), cls)(*options)
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rsc.errors import InputRefused, UsageError
+from rsc.errors import InputRefused, UsageError, unknown_name
 
 Split = Literal["train", "test"]
 
@@ -108,7 +108,5 @@ def load(name: str, split: Split, root: Path | None = None) -> Dataset:
         InputRefused: the files are not there.
     """
     if name not in DATASETS:
-        raise UsageError(
-            f"There is no data set '{name}'.", f"Data sets: {', '.join(DATASETS)}.", "Choose one."
-        )
+        raise unknown_name("data set", name, DATASETS)
     return DATASETS[name](split, root)

@@ -7,6 +7,9 @@ The command line turns `exit_code` into the process's status:
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class RscError(Exception):
     """Root of all errors raised on purpose.
@@ -43,6 +46,19 @@ class TargetUnavailable(RscError):
     """The target cannot run on this machine; the message says how to get it."""
 
     exit_code = 3
+
+
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], otherwise: str = "Choose one of them."
+) -> UsageError:
+    """The error for a name that is not among `known`; it suggests the nearest one."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return UsageError(
+        f"There is no {kind} '{name}'.",
+        f"Known: {', '.join(names)}.",
+        f"Did you mean '{near[0]}'?" if near else otherwise,
+    )
 
 
 class InputRefused(RscError, ValueError):

@@ -9,13 +9,12 @@ graphs that simulator still differs. Targets `reference` and `torch` honour all 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from rsc.errors import UsageError
+from rsc.errors import unknown_name
 from rsc.program import Program, Semantics
 
 
@@ -108,12 +107,7 @@ def preset(name: str, dt: float) -> Semantics:
         UsageError: no such preset, or a time step that is none.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, 1)
-        raise UsageError(
-            f"There is no preset '{name}'.",
-            f"Presets: {', '.join(PRESETS)}.",
-            f"Did you mean '{near[0]}'?" if near else "Correct it.",
-        )
+        raise unknown_name("preset", name, PRESETS)
     return Semantics(dt, **PRESETS[name].rules)
 
 

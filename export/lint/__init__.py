@@ -6,10 +6,9 @@ what our own targets say is handed in, so that nothing here runs a network.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rsc.errors import UsageError
+from rsc.errors import unknown_name
 from rsc.export.lint import (
     activity,
     axes,
@@ -106,11 +105,8 @@ def lint(
     known = [*(issues or {}), *TOOLS]
     for name in targets:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise UsageError(
-                f"There is no target '{name}' to lint for.",
-                f"Known: {', '.join(known)}; own targets need the issues of their check.",
-                f"Did you mean '{near[0]}'?" if near else "Choose one of them.",
+            raise unknown_name(
+                "target to lint for", name, known, "Own targets need the issues of their check."
             )
     subject = Subject(program, tuple(dict.fromkeys(targets)), issues or {}, activity, declared)
     found = [finding for rule in RULES.values() for finding in rule(subject)]

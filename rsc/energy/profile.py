@@ -7,7 +7,6 @@ power as well).
 
 from __future__ import annotations
 
-import difflib
 import math
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -16,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from rsc.errors import MalformedFile, UsageError
+from rsc.errors import MalformedFile, UsageError, unknown_name
 
 Evidence = Literal["measured", "fitted", "simulated", "derived", "vendor", "assumed"]
 Scope = Literal["op", "op+mem", "all-in"]
@@ -215,12 +214,7 @@ def load_profile(which: str | Path) -> Profile:
             ) from error
     known = list_profiles()
     if which not in known:
-        near = difflib.get_close_matches(which, known, 1)
-        raise UsageError(
-            f"There is no energy profile '{which}'.",
-            f"Profiles: {', '.join(known)}.",
-            f"Did you mean '{near[0]}'?" if near else "Give an id or the path of a TOML file.",
-        )
+        raise unknown_name("energy profile", which, known, "Give an id or the path of a TOML file.")
     return parse_profile((_folder() / f"{which}.toml").read_bytes(), which)
 
 

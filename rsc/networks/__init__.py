@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from rsc.errors import UsageError
+from rsc.errors import unknown_name
 from rsc.networks.convnet import convnet
 from rsc.networks.mlp import mlp
 from rsc.networks.sequential import SpikingSequential
@@ -29,8 +29,6 @@ class NetworkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def build(spec: NetworkSpec, input_shape: Sequence[int], classes: int) -> SpikingSequential:
     """The network that `spec` names, with fresh weights from torch's global generator (seed it)."""
     if spec.name not in NETWORKS:
-        raise UsageError(
-            f"There is no network '{spec.name}'.", f"Networks: {', '.join(NETWORKS)}.", "Choose one of them."
-        )
+        raise unknown_name("network", spec.name, NETWORKS)
     fields = {f: getattr(spec, f) for f in ("channels", "neuron", "decay", "surrogate")}
     return NETWORKS[spec.name](input_shape, classes, **fields)

@@ -146,12 +146,10 @@ def certify(
         model: deployed model, differentiable model, predictor or function (x, keys) -> classes.
         x: images [N, ...]; y: labels [N].
         encoder: needed when `model` is a plain function.
-        n0, n: draws to select and to estimate; fixed beforehand, as stopping when the radius looks
-            good would void the confidence.
+        n0, n: draws to select and to estimate, fixed beforehand: stopping early voids the confidence.
         alpha: probability of a false certificate, per image.
         samples: identity of the images; keys of the noise.
-        radii: where to report certified accuracy; eight steps up to the ceiling by default.
-        votes: numbers of runs K for the guarantee table.
+        radii, votes: of the tables; eight radii up to the ceiling by default.
         chunk: draws per call.
         on_progress: called with images done and all images.
 
@@ -159,11 +157,8 @@ def certify(
         UsageError: no noise, or parameters out of range.
     """
     images, labels = _numpy(x), _numpy(y)
-    if (
-        not (n0 >= 1 and n >= 1 and 0 < alpha < 1 and chunk >= 1)
-        or len(images) != len(labels)
-        or not len(images)
-    ):
+    fitting = len(images) == len(labels) > 0
+    if not (fitting and min(n0, n, chunk) >= 1 and 0 < alpha < 1):
         raise UsageError(
             f"n0 {n0}, n {n}, alpha {alpha}, {len(images)} images and {len(labels)} labels do not fit.",
             "Draws are at least 1 and alpha lies between 0 and 1.",
