@@ -11,7 +11,7 @@ from rsc.report.table import Table, number, table, text
 from rsc.report.value import ModelSection, Report
 from rsc.robustness.results import AttackRow
 
-GLANCE_BUDGETS = 4
+GLANCE_BUDGETS = 3
 DEPTH = 5
 
 
@@ -62,7 +62,7 @@ def _spread(found: tuple[Budget, ...], most: int) -> list[Budget]:
     same = [budget for budget in found if budget.norm == found[0].norm]
     if len(same) <= most:
         return same
-    return [same[round(i * (len(same) - 1) / (most - 1))] for i in range(most)]
+    return [same[i * (len(same) - 1) // (most - 1)] for i in range(most)]
 
 
 def _glance_radius(report: Report) -> float | None:
