@@ -20,7 +20,7 @@ from torch import Tensor
 from rsc.discretise import RESETTING
 from rsc.errors import UsageError
 from rsc.hw_targets.base import DeployedModel, StepsResult, refuse_errors
-from rsc.hw_targets.norse_lower import Lowered, lower, norse_issues
+from rsc.hw_targets.norse_lower import KNOWN_RULES, Lowered, lower, norse_issues
 from rsc.hw_targets.reference_check import check_program
 from rsc.program import Program, walk
 from rsc.results import Issue, Probe, SpikeRecord, Unavailable
@@ -52,7 +52,7 @@ class NorseTarget:
 
     def check(self, program: Program) -> list[Issue]:
         """What is wrong with the program, then what Norse cannot run exactly."""
-        issues = check_program(program)
+        issues = check_program(program, KNOWN_RULES)
         if any(issue.severity == "error" for issue in issues):
             return issues
         return issues + norse_issues(program)
@@ -82,13 +82,16 @@ class NorseModel(DeployedModel):
         self.neurons = {n: nodes[n] for n in self.lowered.names if isinstance(nodes[n], RESETTING)}
 
     def initial_state(self, batch: int) -> Any:
-        """The executor's state with every neuron and every held copy at 0."""
+        """The executor's state: every held copy at 0, every neuron where the program starts it."""
         from nirtorch.graph_executor import GraphExecutorState
 
         state = GraphExecutorState()
         for name, node in self.neurons.items():
             zeros = torch.zeros(batch, *self.lowered.shapes[name], dtype=self.dtype)
-            state.state[self.lowered.names[name]] = (_zero_state(node, zeros),)
+            v = zeros
+            if self.program.semantics.v0 == "v_leak" and not isinstance(node, nir.IF):
+                v = v + _tensor(node.v_leak / self.lowered.gain[name], self.dtype)
+            state.state[self.lowered.names[name]] = (_first_state(node, zeros, v),)
         for name, shape in self.lowered.held.items():
             state.cache[name] = torch.zeros(batch, *shape, dtype=self.dtype)
         return state
@@ -125,7 +128,7 @@ class NorseModel(DeployedModel):
             (own,) = state.state[self.lowered.names[name]]
             if isinstance(self.neurons[name], nir.CubaLIF):
                 found[f"{name}.i"], own = own[0].v, own[1]
-            found[f"{name}.v"] = own.v * torch.from_numpy(np.array(self.lowered.gain[name])).to(self.dtype)
+            found[f"{name}.v"] = own.v * _tensor(self.lowered.gain[name], self.dtype)
         return found
 
 
@@ -150,7 +153,7 @@ def _set_exactly(module: Any, node: Any, reset: str, dtype: torch.dtype) -> None
     import norse.torch.functional.reset as resets
 
     def tensor(value: Any) -> Tensor:
-        return torch.from_numpy(np.array(value, np.float64)).to(dtype)
+        return _tensor(value, dtype)
 
     if isinstance(node, nir.Affine | nir.Linear | nir.Conv2d):
         module.weight.data = tensor(node.weight)
@@ -169,21 +172,25 @@ def _set_exactly(module: Any, node: Any, reset: str, dtype: torch.dtype) -> None
         module.synapse.p = module.synapse.p._replace(**synapse)
     tau = node.tau_mem if isinstance(node, nir.CubaLIF) else node.tau
     leak = {"tau_mem_inv": 1 / tensor(tau), "v_leak": tensor(node.v_leak)}
-    method = resets.reset_value if reset == "value" else resets.reset_subtract
+    method = resets.reset_subtract if reset == "subtract" else resets.reset_value
     cell.p = cell.p._replace(**firing, **leak, reset_method=method)
 
 
-def _zero_state(node: Any, zeros: Tensor) -> Any:
-    """The state of one neuron node as Norse's cells take it."""
+def _first_state(node: Any, zeros: Tensor, v: Tensor) -> Any:
+    """The state of one neuron node as Norse's cells take it: no current, membrane at v."""
     from norse.torch.functional.iaf import IAFFeedForwardState
     from norse.torch.functional.leaky_integrator_box import LIBoxState
     from norse.torch.functional.lif_box import LIFBoxFeedForwardState
 
     if isinstance(node, nir.IF):
-        return IAFFeedForwardState(zeros)
+        return IAFFeedForwardState(v)
     if isinstance(node, nir.CubaLIF):
-        return LIBoxState(zeros), LIFBoxFeedForwardState(zeros)
-    return LIFBoxFeedForwardState(zeros)
+        return LIBoxState(zeros), LIFBoxFeedForwardState(v)
+    return LIFBoxFeedForwardState(v)
+
+
+def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(np.array(value, np.float64)).to(dtype)
 
 
 def _stacked(history: list[Tensor]) -> np.ndarray:

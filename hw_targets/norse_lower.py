@@ -5,6 +5,8 @@ What `norse.torch.from_nir` does with a NIR graph, and what is done about it her
 | Norse 1.1.0 | here |
 |---|---|
 | LIF and IF ignore r, IF also dt | u = v / R, for IF v / (R dt); leak, threshold and reset likewise |
+| ... where R is not positive | a diagonal matrix or kernel multiplies the input by R (IF: R dt) |
+| Scale is not imported | a diagonal matrix, or a kernel of one site per channel |
 | v_reset is ignored; the synapse of CubaLIF leaks to v_leak | set in Norse's parameters after the import |
 | neurons start at v_leak | states are given from the first step on |
 | parameters are rounded to float32 | set again in the arithmetic asked for |
@@ -24,12 +26,13 @@ from typing import Any
 import nir
 import numpy as np
 
-from rsc.discretise import RESETTING
+from rsc.discretise import RESETTING, effective_r
 from rsc.graph import Topology, topology
 from rsc.program import Program, Semantics
 from rsc.results import Issue
 from rsc.shapes import Shape, infer_shapes, input_shapes, padding_mode, window
 
+KNOWN_RULES = ("zero", "v0", "input_gain", "shift", "recurrent_bias")  # of `rsc.discretise.special_rules`
 MAX_NODES = 400  # nirtorch walks the graph recursively
 
 
@@ -60,34 +63,42 @@ def lower(program: Program) -> Lowered:
     shapes = infer_shapes(graph)
     arriving = input_shapes(graph, shapes)
     names = {name: f"n{i}" for i, name in enumerate(graph.order)}
-    nodes = {
-        names[name]: _LOWERING[type(node)](node, arriving[name], program.semantics)
-        for name, node in graph.nodes.items()
-    }
+    nodes: dict[str, nir.NIRNode] = {}
+    entry: dict[str, str] = {}  # node of the program -> where its input goes
     edges: list[tuple[str, str]] = []
+    for name in graph.order:
+        node, entry[name] = graph.nodes[name], names[name]
+        if isinstance(node, RESETTING) and _factor(node, program.semantics) is not None:
+            entry[name] = f"{names[name]}r"
+            nodes[entry[name]] = _diagonal(_factor(node, program.semantics), arriving[name])
+            edges.append((entry[name], names[name]))
+        nodes[names[name]] = _LOWERING[type(node)](node, arriving[name], program.semantics)
     held: dict[str, Shape] = {}
     for a, b in graph.edges:
         if (a, b) not in graph.delayed:
-            edges.append((names[a], names[b]))
+            edges.append((names[a], entry[b]))
             continue
         copy = f"held{len(held)}"
         held[copy] = shapes[a]
         nodes[copy] = nir.Output({"output": np.array(shapes[a])})  # an identity for nirtorch
-        edges += [(names[a], copy), (copy, names[b])]
+        edges += [(names[a], copy), (copy, entry[b])]
     gain = {
         name: _gain(node, program.semantics)
         for name, node in graph.nodes.items()
         if isinstance(node, RESETTING)
     }
-    order = (*(names[name] for name in graph.order), *held)
+    order = (*(name for name in nodes if name not in held), *held)
     return Lowered(nir.NIRGraph(nodes, edges, type_check=False), names, order, held, gain, shapes)
 
 
 def norse_issues(program: Program) -> list[Issue]:
     """What Norse cannot run exactly, for a program that is sound in itself."""
     graph = topology(program.graph, program.semantics)
+    arriving = input_shapes(graph, infer_shapes(graph))
     issues = [
-        issue for name, node in graph.nodes.items() for issue in _node_issues(name, node, program.semantics)
+        issue
+        for name, node in graph.nodes.items()
+        for issue in _node_issues(name, node, arriving[name], program.semantics)
     ]
     issues += _unfed(graph)
     if len(program.inputs) > 1:
@@ -100,7 +111,7 @@ def norse_issues(program: Program) -> list[Issue]:
     return issues
 
 
-def _node_issues(name: str, node: Any, semantics: Semantics) -> list[Issue]:
+def _node_issues(name: str, node: Any, arriving: Shape, semantics: Semantics) -> list[Issue]:
     if type(node) not in _LOWERING:
         text = f"Norse does not import {type(node).__name__}."
         return [_error(name, text, "Use target 'reference' or 'torch', or replace the node.")]
@@ -108,10 +119,13 @@ def _node_issues(name: str, node: Any, semantics: Semantics) -> list[Issue]:
         return [
             _error(name, f"weight has {node.weight.ndim} axes; Norse takes 2.", "Use one node per matrix.")
         ]
-    return _neuron_issues(name, node, semantics) if isinstance(node, RESETTING) else []
+    if isinstance(node, nir.Scale) and not _is_diagonal(np.asarray(node.scale), arriving):
+        text = f"scale differs within a channel of {arriving}; Norse imports matrices and kernels only."
+        return [_error(name, text, "Use one factor per channel, or target 'torch'.")]
+    return _neuron_issues(name, node, arriving, semantics) if isinstance(node, RESETTING) else []
 
 
-def _neuron_issues(name: str, node: Any, semantics: Semantics) -> list[Issue]:
+def _neuron_issues(name: str, node: Any, arriving: Shape, semantics: Semantics) -> list[Issue]:
     issues = []
     if semantics.comparison != ">":
         text = "Norse fires at v > v_threshold, the program at v >= v_threshold."
@@ -119,14 +133,13 @@ def _neuron_issues(name: str, node: Any, semantics: Semantics) -> list[Issue]:
     if semantics.integrator != "euler" and not isinstance(node, nir.IF):
         text = "Norse integrates by forward Euler, the program exponentially."
         issues.append(_error(name, text, "Use integrator 'euler', or another target."))
-    if semantics.reset != "value" and isinstance(node, nir.IF):
+    if semantics.reset == "subtract" and isinstance(node, nir.IF):
         issues.append(
             _error(name, "Norse's IF resets to a value.", "Use reset 'value', or a LIF with a long tau.")
         )
-    if not isinstance(node, nir.CubaLIF) and not (np.asarray(node.r) > 0).all():
-        text = (
-            f"r goes down to {np.min(node.r):g}; Norse has none, and only a positive one can be scaled away."
-        )
+    factor = _factor(node, semantics)
+    if factor is not None and not _is_diagonal(factor, arriving):
+        text = f"r goes down to {np.min(node.r):g} and differs within a channel; Norse has no r."
         issues.append(_error(name, text, "Give r its sign in the weights before it."))
     return issues
 
@@ -143,12 +156,39 @@ def _error(name: str, what: str, fix: str) -> Issue:
     return Issue("error", name, what, fix)
 
 
+def _factor(node: Any, semantics: Semantics) -> np.ndarray | None:
+    """What the input of a neuron is multiplied by before, where its r cannot be a unit of v; else None."""
+    if isinstance(node, nir.CubaLIF):
+        return None
+    r = effective_r(node, semantics)
+    return None if (r > 0).all() else r * semantics.dt if isinstance(node, nir.IF) else r
+
+
 def _gain(node: Any, semantics: Semantics) -> np.ndarray:
     """What Norse's membrane is multiplied by to give the program's."""
-    if isinstance(node, nir.CubaLIF):
+    if isinstance(node, nir.CubaLIF) or _factor(node, semantics) is not None:
         return np.ones(())
-    r = np.asarray(node.r, np.float64)
+    r = effective_r(node, semantics)
     return r * semantics.dt if isinstance(node, nir.IF) else r
+
+
+def _is_diagonal(factor: np.ndarray, arriving: Shape) -> bool:
+    """Whether a matrix or a kernel of one site multiplies values of this shape by `factor`."""
+    full = np.broadcast_to(factor, arriving)
+    return len(arriving) == 1 or (len(arriving) == 3 and bool((full == full[:, :1, :1]).all()))
+
+
+def _diagonal(factor: Any, arriving: Shape) -> nir.NIRNode:
+    """A node that multiplies element by element."""
+    full = np.broadcast_to(np.asarray(factor, np.float64), arriving)
+    if len(arriving) == 1:
+        return nir.Linear(np.diag(full))
+    weight, spatial = np.diag(full[:, 0, 0])[:, :, None, None], (arriving[1], arriving[2])
+    return nir.Conv2d(spatial, weight, 1, 0, 1, 1, np.zeros(arriving[0]))
+
+
+def _scale(node: nir.Scale, arriving: Shape, _: Semantics) -> nir.NIRNode:
+    return _diagonal(node.scale, arriving)
 
 
 def _port(node: Any, _: Shape, __: Semantics) -> nir.NIRNode:
@@ -206,7 +246,8 @@ def _neuron(node: Any, _: Shape, semantics: Semantics) -> nir.NIRNode:
         if hasattr(node, key)
     }
     fields["v_threshold"] = np.asarray(node.v_threshold, np.float64)
-    fields["v_reset"] = np.zeros(()) if node.v_reset is None else np.asarray(node.v_reset, np.float64)
+    to_zero = node.v_reset is None or semantics.reset == "zero"
+    fields["v_reset"] = np.zeros(()) if to_zero else np.asarray(node.v_reset, np.float64)
     if not isinstance(node, nir.CubaLIF):
         fields |= {k: fields[k] / gain for k in ("v_leak", "v_threshold", "v_reset") if k in fields}
         fields["r"] = np.ones_like(fields["r"])
@@ -220,6 +261,7 @@ _LOWERING: dict[type, Callable[[Any, Shape, Semantics], nir.NIRNode]] = {
     nir.Affine: _matrix,
     nir.Linear: _matrix,
     nir.Conv2d: _convolution,
+    nir.Scale: _scale,
     nir.SumPool2d: _pool,
     nir.AvgPool2d: _pool,
     nir.Flatten: _flatten,

@@ -14,9 +14,9 @@ import numpy as np
 
 from rsc.discretise import EVERY_RULE, NEURONS, SPIKING, Coefficients, coefficients, delay_steps
 from rsc.errors import UsageError
+from rsc.graph import topology
 from rsc.hw_targets.base import DeployedModel, StepsResult, refuse_errors
 from rsc.hw_targets.reference_check import check_program
-from rsc.hw_targets.reference_delays import delayed_topology
 from rsc.hw_targets.reference_fire import fire_step
 from rsc.hw_targets.reference_ops import STATELESS
 from rsc.program import Program
@@ -72,7 +72,7 @@ class ReferenceModel(DeployedModel):
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.graph = delayed_topology(program.graph, program.semantics)
+        self.graph = topology(program.graph, program.semantics)
         self.shapes = infer_shapes(self.graph)
         self.arriving = input_shapes(self.graph, self.shapes)
         self.coefficients: dict[str, Coefficients] = {

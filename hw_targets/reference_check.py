@@ -11,8 +11,7 @@ import numpy as np
 
 from rsc.discretise import NEURONS, RESETTING, special_rules, time_issues
 from rsc.errors import InputRefused
-from rsc.graph import Topology
-from rsc.hw_targets.reference_delays import delayed_topology
+from rsc.graph import Topology, topology
 from rsc.program import Program, Semantics, walk
 from rsc.results import Issue
 from rsc.shapes import infer_shapes, own_arrays
@@ -38,7 +37,7 @@ def check_program(program: Program, known: Collection[str] = ()) -> list[Issue]:
     if any(issue.severity == "error" for issue in issues):
         return issues
     try:
-        graph = delayed_topology(program.graph, program.semantics)
+        graph = topology(program.graph, program.semantics)
         infer_shapes(graph)
     except InputRefused as error:
         return [*issues, Issue("error", "", f"{error.what} {error.why}".strip(), error.fix)]
@@ -68,6 +67,10 @@ def _rule_issues(name: str, node: Any, rules: Semantics) -> list[Issue]:
         text = f"v_threshold goes down to {np.min(node.v_threshold):g}, where spikes cannot be counted."
         fix = "Give a positive threshold, or use spikes_per_step 'one' and clamp 'none'."
         issues.append(Issue("error", name, text, fix))
+    v_reset = 0.0 if rules.reset != "value" or node.v_reset is None else node.v_reset
+    if rules.reset_step == "crossing" and not (np.asarray(v_reset) < np.asarray(node.v_threshold)).all():
+        text = "v_reset is not below v_threshold, so a reset at the crossing would never end."
+        issues.append(Issue("error", name, text, "Lower v_reset, or use reset_step 'same'."))
     return issues
 
 

@@ -16,7 +16,13 @@ from rsc.program import Semantics
 
 
 def rule_scan(
-    x: Tensor, v: Tensor, leak: Leak, fire: Fire, rules: Semantics, v_min: Coefficient | None
+    x: Tensor,
+    v: Tensor,
+    leak: Leak,
+    fire: Fire,
+    rules: Semantics,
+    v_min: Coefficient | None,
+    rate: Coefficient | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Integration with threshold and reset under any rules.
 
@@ -24,6 +30,7 @@ def rule_scan(
         x: input [T, B, ...].
         v: membrane before the first step [B, ...].
         v_min: lower bound of the membrane after the reset, or None.
+        rate: dt / tau of the membrane, for resets inside the step.
 
     Returns:
         spikes per neuron [T, B, ...], membrane after the last step [B, ...].
@@ -35,11 +42,50 @@ def rule_scan(
         h = v * leak.alpha + arriving * leak.beta + leak.c
         if late and fire.reset == "subtract":
             h = h - _due(_count(v, fire, rules), fire) * fire.v_threshold
-        spikes.append(_count(h, fire, rules))
-        v = h if late else _reset(h, spikes[-1], fire)
+        if rate is None:
+            spikes.append(_count(h, fire, rules))
+            v = h if late else _reset(h, spikes[-1], fire)
+        else:
+            drive = arriving * leak.beta + leak.c
+            fired, v = _crossing(v, h, drive, leak, fire, rate, rules)
+            spikes.append(fired)
         if v_min is not None:
             v = torch.maximum(v, torch.as_tensor(v_min, dtype=v.dtype, device=v.device))
     return torch.stack(spikes), v
+
+
+def _crossing(
+    v: Tensor, h: Tensor, drive: Tensor, leak: Leak, fire: Fire, rate: Coefficient, rules: Semantics
+) -> tuple[Tensor, Tensor]:
+    """Spikes and membrane after resets at the moment of crossing; see `reference_fire`.
+
+    Values of neurons that do not fire are replaced before a logarithm or a division, so that no
+    gradient is lost to them.
+    """
+
+    def full(value: Coefficient) -> Tensor:
+        return torch.as_tensor(value, dtype=h.dtype, device=h.device).expand(h.shape)
+
+    limit, rate, alpha, one = full(fire.v_threshold), full(rate), full(leak.alpha), torch.ones_like(h)
+    v_reset = torch.zeros_like(h) if fire.reset == "subtract" else full(fire.v_reset)
+    spikes, leaks = _Count.apply(h, limit, fire, False), rate > 0
+    fired: Tensor = spikes > 0  # type: ignore[assignment,operator]
+    target = drive / torch.where(leaks, 1 - alpha, one)
+    again = fired & torch.where(leaks, target > limit, drive > 0)
+
+    def steps(start: Tensor, where: Tensor) -> Tensor:
+        gap = torch.where(where & leaks, target - limit, one)
+        curved = torch.where(where & leaks, (target - start) / gap, one).log() / torch.where(leaks, rate, one)
+        return torch.where(leaks, curved, (limit - start) / torch.where(where & ~leaks, drive, one))
+
+    below = again & (v < limit)
+    first = torch.where(below, steps(v, below), 0.0)
+    period = torch.where(again, steps(v_reset, again), one)
+    repeats = torch.where(again, ((1 - first) / period).floor(), 0.0).detach()
+    left = 1 - first - repeats * period
+    risen = torch.where(leaks, target + (v_reset - target) * torch.exp(-rate * left), v_reset + drive * left)
+    after = torch.where(fired, risen.detach() if fire.detach_reset else risen, h)
+    return spikes * (1 if rules.spikes_per_step == "one" else 1 + repeats), after  # type: ignore[operator,return-value]
 
 
 def _reset(h: Tensor, spikes: Tensor, fire: Fire) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rsc.discretise import NEURONS
 from rsc.errors import UsageError
-from rsc.hw_targets.reference_delays import delayed_topology
+from rsc.graph import topology
 from rsc.hw_targets.torch_neurons import Line, Population, Threshold
 from rsc.hw_targets.torch_ops import STATELESS
 from rsc.hw_targets.torch_state import TorchRun, TorchState, Walk, add, is_static
@@ -46,7 +46,7 @@ class TorchModule(nn.Module):
         self.surrogate: Surrogate = SURROGATES["atan"]
         self.detach_reset = True
         self.chunk_bytes: int | None = None
-        self.graph = delayed_topology(program.graph, program.semantics)
+        self.graph = topology(program.graph, program.semantics)
         self.shapes = infer_shapes(self.graph)
         self.arriving = input_shapes(self.graph, self.shapes)
         lowered = {name: self._lower(name, dtype) for name in self.graph.nodes}

@@ -33,6 +33,10 @@ class Coefficients(nn.Module):
     def __getitem__(self, name: str) -> Coefficient:
         return self.numbers[name] if name in self.numbers else self.tensors[name]
 
+    def get(self, name: str) -> Coefficient | None:
+        """A coefficient, or None where the neurons have none of that name."""
+        return self.numbers[name] if name in self.numbers else dict(self.tensors).get(name)
+
     def __contains__(self, name: str) -> bool:
         return name in self.numbers or name in self.tensors
 
@@ -46,9 +50,8 @@ class Population(nn.Module):
         self.k = Coefficients(vars(coefficients(node, semantics)), dtype)
         self.fires = "v_threshold" in self.k
         self.synaptic = "alpha_syn" in self.k
-        self.bounded = "v_min" in self.k
         plain = semantics.reset_step == "same" and semantics.spikes_per_step == "one"
-        self.fused = plain and not self.bounded
+        self.fused = plain and "v_min" not in self.k
 
     def forward(
         self, x: Tensor, v: Tensor, i: Tensor | None, surrogate: Surrogate, detach_reset: bool
@@ -69,7 +72,7 @@ class Population(nn.Module):
         if self.fused:
             spikes, v = spike_scan(x, v, leak, fire)
         else:
-            spikes, v = rule_scan(x, v, leak, fire, rule, self.k["v_min"] if self.bounded else None)
+            spikes, v = rule_scan(x, v, leak, fire, rule, self.k.get("v_min"), self.k.get("rate"))
         return spikes, v, i
 
 

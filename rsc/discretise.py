@@ -55,6 +55,7 @@ class Coefficients:
         v_threshold, v_reset: None for neurons that do not fire.
         v0: membrane before the first step; None is 0.
         v_min: the membrane is raised to it after a reset; None where it is not.
+        rate: dt / tau of the membrane (0 without a leak), for resets inside the step; None without them.
     """
 
     alpha: np.ndarray
@@ -66,12 +67,13 @@ class Coefficients:
     v_reset: np.ndarray | None = None
     v0: np.ndarray | None = None
     v_min: np.ndarray | None = None
+    rate: np.ndarray | None = None
 
 
 def coefficients(node: Any, semantics: Semantics) -> Coefficients:
     """The coefficients of a neuron node (one of `NEURONS`) under the time step and rules given."""
     alpha, beta, c = _membrane(node, semantics)
-    alpha_syn = beta_syn = v_threshold = v_reset = v_min = None
+    alpha_syn = beta_syn = v_threshold = v_reset = v_min = rate = None
     if isinstance(node, SYNAPTIC):
         alpha_syn, _, driven = _leak(node.tau_syn, semantics)
         beta_syn = _array(node.w_in) * driven
@@ -81,9 +83,10 @@ def coefficients(node: Any, semantics: Semantics) -> Coefficients:
         v_reset = np.zeros_like(v_threshold) if to_zero else _array(node.v_reset)
         clamped = semantics.clamp == "all" or (semantics.clamp == "if" and isinstance(node, nir.IF))
         v_min = -v_threshold if clamped else None
+        rate = _rate(node, semantics) if semantics.reset_step == "crossing" else None
     leaky = not isinstance(node, nir.I | nir.IF)
     v0 = _array(node.v_leak) if semantics.v0 == "v_leak" and leaky else None
-    return Coefficients(alpha, beta, c, alpha_syn, beta_syn, v_threshold, v_reset, v0, v_min)
+    return Coefficients(alpha, beta, c, alpha_syn, beta_syn, v_threshold, v_reset, v0, v_min, rate)
 
 
 def _membrane(node: Any, semantics: Semantics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,10 +95,32 @@ def _membrane(node: Any, semantics: Semantics) -> tuple[np.ndarray, np.ndarray, 
     one, own = np.ones_like(r), semantics.input_gain == "r" or isinstance(node, SYNAPTIC)
     if isinstance(node, nir.I | nir.IF):
         return one, r * semantics.dt if own else one, np.zeros_like(r)
-    tau = node.tau_mem if isinstance(node, SYNAPTIC) else node.tau
-    alpha, taken, driven = _leak(tau, semantics)
+    alpha, taken, driven = _leak(_tau(node), semantics)
     gain = one if semantics.input_gain == "one" else driven
     return alpha, r * driven if own else one * gain, _array(node.v_leak) * taken
+
+
+def _tau(node: Any) -> Any:
+    """Time constant of the membrane of a neuron that leaks."""
+    return node.tau_mem if isinstance(node, SYNAPTIC) else node.tau
+
+
+def effective_r(node: Any, semantics: Semantics) -> np.ndarray:
+    """The r that gives a neuron under input_gain "r" the gain it has under `semantics`."""
+    r = _array(node.r)
+    if semantics.input_gain == "r" or isinstance(node, SYNAPTIC):
+        return r
+    if isinstance(node, nir.I | nir.IF):
+        return np.full_like(r, 1.0 / semantics.dt)
+    if semantics.input_gain == "leak":
+        return np.ones_like(r)
+    return 1.0 / _leak(_tau(node), semantics)[2] * np.ones_like(r)
+
+
+def _rate(node: Any, semantics: Semantics) -> np.ndarray:
+    if isinstance(node, nir.IF):
+        return np.zeros_like(_array(node.r))
+    return semantics.dt / _array(_tau(node))
 
 
 def special_rules(semantics: Semantics, known: Collection[str] = ()) -> list[Issue]:

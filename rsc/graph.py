@@ -1,18 +1,8 @@
-"""The topology of a NIR graph: nested graphs opened, evaluation order, and where cycles are delayed.
+"""The topology of a NIR graph: nested graphs opened, and the order of evaluation.
 
-NIR does not say which edge of a cycle carries the time step that makes it computable. Here:
-
-1. Several edges into one node are summed. Duplicate edges are refused, as nir 1.0.8 does. Edges
-   through Input and Output markers are joined, so that nesting a part of a graph changes nothing.
-2. A `nir.Delay` of at least one step needs no other delay: cycles through it stay as they are.
-3. In every other cycle, the edges that leave a neuron (or, in a cycle without one, a `Threshold`)
-   and stay inside the strongly connected component hand over the value of the step before:
-   recurrent spikes arrive one step later. The value before the first step is 0, and stateless
-   nodes behind such an edge see that 0: a recurrent `Affine` adds its bias from the first step on.
-4. `Semantics.delayed_edges` replaces rule 3 by exactly the edges it names. To leave the recurrent
-   bias out of the first step, as Norse and nirtorch do, delay the edge behind the `Affine`.
-
-The rules see the structure only, so a result depends neither on names nor on the order of nodes.
+Several edges into one node are summed. Duplicate edges are refused, as nir 1.0.8 does. Edges through
+Input and Output markers are joined, so that nesting a part of a graph changes nothing. Which edges of
+a cycle are delayed is decided in `rsc.delays`.
 """
 
 from __future__ import annotations
@@ -25,15 +15,10 @@ from functools import cached_property
 from typing import Any
 
 import nir
-import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from rsc.discretise import NEURONS, delay_steps
+from rsc.delays import Edge, component_labels, delay_lines, delayed_edges
 from rsc.errors import InputRefused
 from rsc.program import Semantics
-
-Edge = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,16 +67,8 @@ def topology(graph: nir.NIRGraph, semantics: Semantics) -> Topology:
             unknown delayed edges, or a cycle without delay.
     """
     nodes, edges = flatten(graph)
-    lines = {
-        name
-        for name, node in nodes.items()
-        if isinstance(node, nir.Delay) and (delay_steps(node, semantics.dt) >= 1).all()
-    }
-    instant = [edge for edge in edges if edge[1] not in lines]
-    delayed = (
-        _named_delays(edges, semantics) if semantics.delayed_edges is not None else _delays(nodes, instant)
-    )
-    order = _sorted(nodes, [edge for edge in instant if edge not in delayed])
+    delayed, lines = delayed_edges(nodes, edges, semantics), delay_lines(nodes, semantics)
+    order = _sorted(nodes, [edge for edge in edges if edge not in delayed and edge[1] not in lines])
     rank = {name: i for i, name in enumerate(order)}
     components = tuple(tuple(sorted(part, key=rank.__getitem__)) for part in _condensed(nodes, edges))
     return Topology(nodes, tuple(edges), delayed, components)
@@ -182,40 +159,9 @@ def _port(graph: nir.NIRGraph, name: str, kind: type) -> str:
     )
 
 
-def _named_delays(edges: Collection[Edge], semantics: Semantics) -> frozenset[Edge]:
-    named = frozenset(semantics.delayed_edges or ())
-    unknown = sorted(named - set(edges))
-    if unknown:
-        raise InputRefused(
-            f"Semantics delay the edge {unknown[0][0]} -> {unknown[0][1]}, which does not exist.",
-            "Delayed edges are named by the dotted names of the nodes they join.",
-            f"Edges: {', '.join(f'{a} -> {b}' for a, b in edges)}.",
-        )
-    return named
-
-
-def _delays(nodes: Mapping[str, Any], edges: list[Edge]) -> frozenset[Edge]:
-    """Rule 3: edges inside a component that leave neurons; then, in what is still cyclic, Thresholds."""
-    delayed: set[Edge] = set()
-    for kinds in (NEURONS, (nir.Threshold,)):
-        left = [edge for edge in edges if edge not in delayed]
-        label = _labels(nodes, left)
-        delayed |= {(a, b) for a, b in left if label[a] == label[b] and isinstance(nodes[a], kinds)}
-    return frozenset(delayed)
-
-
-def _labels(nodes: Mapping[str, Any], edges: Collection[Edge]) -> dict[str, int]:
-    """Name -> number of its strongly connected component."""
-    index = {name: i for i, name in enumerate(nodes)}
-    ends = np.array([(index[a], index[b]) for a, b in edges], dtype=np.int64).reshape(-1, 2)
-    matrix = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(nodes), len(nodes)))
-    _, labels = connected_components(matrix.tocsr(), directed=True, connection="strong")
-    return {name: int(labels[i]) for name, i in index.items()}
-
-
 def _condensed(nodes: Mapping[str, Any], edges: Collection[Edge]) -> list[list[str]]:
     """Strongly connected components of the data flow, in topological order."""
-    label = _labels(nodes, edges)
+    label = component_labels(nodes, edges)
     members: dict[int, list[str]] = {}
     for name in nodes:
         members.setdefault(label[name], []).append(name)

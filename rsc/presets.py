@@ -37,28 +37,33 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "snntorch": Preset(
-        {"reset": "zero"},
+        {"reset": "zero", "recurrent_bias": True},
         "v = (1 - b) v + b r x; v > thr -> 0",
         "snnTorch 1.0.0, import_from_nir; recordings of the NIR paper",
         "It imports one threshold per layer, v_leak 0, a CubaLIF with r = tau_mem/dt alone, and an IF with a "
-        'leak. A neuron of its own with reset_mechanism "subtract" (its default) needs reset "subtract" and '
-        'reset_step "next".',
+        "leak.",
+    ),
+    "snntorch-subtract": Preset(
+        {"reset": "subtract", "reset_step": "next", "recurrent_bias": True},
+        "v = (1 - b) v + b r x - z' thr, z' = v > thr of the step before",
+        'snnTorch 1.0.0, neurons with reset_mechanism "subtract", their default',
+        "export_to_nir writes these neurons as if they reset to 0, and import_from_nir then does so.",
     ),
     "norse": Preset(
-        {"reset": "zero", "v0": "v_leak", "input_gain": "leak", "recurrent_bias": False},
+        {"reset": "zero", "v0": "v_leak", "input_gain": "leak"},
         "v = v + b (v_leak - v + x); v > thr -> 0; IF: v = v + x",
         "Norse 1.1.0, from_nir; recordings of the NIR paper",
         "The synapse of its CubaLIF leaks to v_leak too.",
     ),
     "spyx": Preset(
-        {"reset": "subtract", "reset_step": "next", "shift": "spikes"},
+        {"reset": "subtract", "recurrent_bias": True, "reset_step": "next", "shift": "spikes"},
         "z = v > thr, of the old v, is what it hands on; v = (1 - b) v + b x - z thr",
         "Spyx, nn.IF and nn.LIF; recordings of the NIR paper",
         "It reads r as 1 and v_leak as 0, and runs linear chains only. Its CuBaLIF subtracts the threshold "
         "twice, before and after the leak.",
     ),
     "spyx-recurrent": Preset(
-        {"reset": "subtract", "shift": "spikes"},
+        {"reset": "subtract", "recurrent_bias": True, "shift": "spikes"},
         "z = v > thr, of the old v, is what it hands on; i = (1 - b_syn) i + x; v = (1 - b) (v - z thr) + i",
         "Spyx, nn.RCuBaLIF, which takes the threshold away before the leak; recordings of the NIR paper",
         "It reads r as tau_mem/dt and v_leak as 0.",
@@ -66,7 +71,7 @@ PRESETS: dict[str, Preset] = {
     "sinabs": Preset(
         {
             **{"integrator": "exponential", "comparison": ">=", "reset": "subtract"},
-            **{"spikes_per_step": "many", "clamp": "if", "input_gain": "one", "recurrent_bias": False},
+            **{"spikes_per_step": "many", "clamp": "if", "input_gain": "one"},
         },
         "v = a v + x; z = floor(v/thr); v = v - z thr; IF: v >= -thr",
         "Sinabs 3.1.3, from_nir; recordings of the NIR paper, whose input is scaled by b",
@@ -74,7 +79,7 @@ PRESETS: dict[str, Preset] = {
         "the output of the wrong node where two branches meet.",
     ),
     "spikingjelly": Preset(
-        {"comparison": ">=", "v0": "v_leak", "recurrent_bias": False},
+        {"comparison": ">=", "v0": "v_leak"},
         "v = v + b (v_leak - v + r x); v >= thr -> v_reset",
         "SpikingJelly 2.0.0, import_from_nir",
         "It takes r = 1 or tau/dt (IF: 1/dt), v_leak = v_reset, one tau and one threshold per layer. Its IF "
@@ -86,6 +91,12 @@ PRESETS: dict[str, Preset] = {
         "Rockpool 3.1.0, LIFTorch; recordings of the NIR paper",
         "It takes r and w_in for tau/dt, decays the input of a synapse together with its current, adds "
         "v_leak at every step, and ignores the bias of a recurrent Affine.",
+    ),
+    "exact": Preset(
+        {"integrator": "exponential", "reset_step": "crossing"},
+        "v = x + (v - x) exp(-t/tau) inside a step; v -> v_reset when it reaches thr",
+        "the closed form of the equation; event-driven recording of the NIR paper",
+        "Input is constant over a step. A synaptic current is taken at the end of the step.",
     ),
     "lava": Preset(
         {"reset": "zero", "shift": "weights"},

@@ -113,11 +113,13 @@ class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         comparison: a neuron fires when v `comparison` v_threshold.
         readout: how the output [T, B, K] becomes logits [B, K].
         delayed_edges: edges (from, to), by dotted node names, that hand over the value of the previous
-            step, 0 before the first; None leaves the choice to the rule of `rsc.graph`, which delays
-            the edges that leave the neurons of a cycle.
+            step, 0 before the first; None leaves the choice to the rules of `rsc.delays`: recurrent
+            spikes arrive one step later.
         reset_step: "same": v_t is h_t after its reset. "next": v_t = h_t, and the step after resets for
             z' = [v_{t-1} > v_threshold]: h_t = kept v_{t-1} + ... - z' v_threshold ("subtract", the leak
             does not touch what is taken away), or v_{t-1} is replaced before it leaks (other resets).
+            "crossing": the reset takes place inside the step, when v reaches v_threshold under the input
+            held over the step, and v goes on from there (integrator "exponential").
         spikes_per_step: "one", or "many": z_t = max(0, floor(h_t / v_threshold)) under ">=", and
             max(0, ceil(h_t / v_threshold) - 1) under ">"; "subtract" takes z_t thresholds away.
         clamp: after its reset v_t is raised to at least -v_threshold: never ("none"), in IF ("if"), or in
@@ -129,9 +131,8 @@ class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         shift: which nodes are heard one step late, on every edge that leaves them, 0 before the first:
             "none", "spikes" (IF, LIF, CubaLIF) or "weights" (Affine, Linear, Conv1d, Conv2d). A cycle
             delayed so gets no further delay.
-        recurrent_bias: whether stateless nodes in a cycle hear 0 before the first step, so that a recurrent
-            Affine adds its bias from the first step on; False delays the edges that enter the neurons of
-            a cycle in place of those that leave them.
+        recurrent_bias: whether a stateless node that hears only the step before hears 0 at the first step,
+            so that a recurrent Affine adds its bias there; False: it is heard as 0 at the first step.
     """
 
     dt: float
@@ -140,14 +141,14 @@ class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     comparison: Literal[">", ">="] = _written(">")
     readout: Literal["mean", "sum", "last"] = _written("mean")
     delayed_edges: tuple[tuple[str, str], ...] | None = _written(None)
-    reset_step: Literal["same", "next"] = "same"
+    reset_step: Literal["same", "next", "crossing"] = "same"
     spikes_per_step: Literal["one", "many"] = "one"
     clamp: Literal["none", "if", "all"] = "none"
     v0: Literal["zero", "v_leak"] = "zero"
     input_gain: Literal["r", "leak", "one"] = "r"
     current: Literal["new", "old"] = "new"
     shift: Literal["none", "spikes", "weights"] = "none"
-    recurrent_bias: bool = True
+    recurrent_bias: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.dt) and self.dt > 0):
@@ -159,6 +160,12 @@ class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
                     f"It is one of {', '.join(map(repr, choices))}.",
                     "Correct it.",
                 )
+        if self.reset_step == "crossing" and self.integrator != "exponential":
+            raise UsageError(
+                f"Semantics have reset_step 'crossing' and integrator '{self.integrator}'.",
+                "Only the exponential integrator knows the membrane inside a step.",
+                "Use integrator 'exponential', or reset_step 'same'.",
+            )
 
 
 _CHOICES: dict[str, tuple[object, ...]] = {

@@ -83,7 +83,8 @@ def test_graphs_that_mean_nothing_are_refused(
 
 def test_recurrent_spikes_arrive_one_step_later() -> None:
     loop = graph(ends(2) | {"n": lif(), "r": linear()}, "input n", "n r", "r n", "n output")
-    assert delayed(loop) == {("n", "r")}
+    assert delayed(loop) == {("r", "n")}
+    assert delayed(loop, Semantics(DT, recurrent_bias=True)) == {("n", "r")}
     assert delayed(graph(ends(2) | {"n": lif()}, "input n", "n n", "n output")) == {("n", "n")}
     assert delayed(graph(ends(2) | {"n": lif()}, "input n", "n output")) == set()
 
@@ -91,13 +92,25 @@ def test_recurrent_spikes_arrive_one_step_later() -> None:
 def test_all_populations_of_a_loop_are_treated_alike() -> None:
     nodes = {"a": lif(), "b": lif(), "w": linear(), "r": linear()}
     loop = graph(ends(2) | nodes, "input a", "a w", "w b", "b r", "r a", "b output")
-    assert delayed(loop) == {("a", "w"), ("b", "r")}
+    assert delayed(loop) == {("w", "b"), ("r", "a")}
+    assert delayed(loop, Semantics(DT, recurrent_bias=True)) == {("a", "w"), ("b", "r")}
+
+
+def test_a_delay_moves_only_behind_nodes_that_hear_nothing_of_this_step() -> None:
+    nodes = {"n": lif(), "a": linear(), "b": linear(), "c": linear()}
+    chained = graph(ends(2) | nodes, "input n", "n a", "a b", "b c", "c n", "b output")
+    assert delayed(chained) == {("c", "n"), ("b", "output")}
+    shared = graph(ends(2) | nodes, "input a", "a n", "n b", "b a", "n c", "c output")
+    assert delayed(shared) == {("b", "a")}
+    direct = graph(ends(2) | nodes, "input a", "a n", "n a", "n b", "b c", "c output")
+    assert delayed(direct) == {("n", "a")}
 
 
 def test_what_leaves_a_loop_is_not_delayed_even_through_a_nested_output() -> None:
     inner = graph(ends(2) | {"n": lif()}, "input n", "n output")
     around = graph(ends(2) | {"g": inner, "r": linear()}, "input g", "g r", "r g", "g output")
-    assert delayed(around) == {("g.n", "r")}
+    assert {b for _, b in delayed(around)} == {"g.n", "g.input"}
+    assert delayed(around, Semantics(DT, recurrent_bias=True)) == {("g.n", "r")}
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ LIF = chain(affine(), neuron(nir.LIF))
 STEP = chain(affine(), neuron(nir.LIF, r=20.0))
 CUBA = chain(affine(), neuron(nir.CubaLIF))
 SUBTRACT = program(LIF, reset="subtract")
+BIAS_AT_ONCE = program(recurrent(0.5), recurrent_bias=True)
 WHOLE = chain(nir.Affine(np.eye(3), np.zeros(3)), neuron(nir.LIF))
 UNEVEN = np.array([0.1, 0.2, 0.3])
 FLATTEN = chain(nir.Flatten({"input": np.array([1, 3])}, 0, -1), neuron(nir.LIF), shape=(1, 3))
@@ -158,7 +159,8 @@ CASES: list[tuple[str, str, str, tuple[Any, dict[str, Any]], tuple[Any, dict[str
     ("threshold-ties", "sinabs", "warning", (WHOLE, {}), (LIF, {})),
     ("recurrence", "snntorch", "warning", (recurrent(0.0), {}), (LIF, {})),
     ("recurrence", "spikingjelly", "warning", (populations(), {}), (recurrent(0.0), {})),
-    ("recurrent-bias", "norse-file", "warning", (recurrent(0.5), {}), (recurrent(0.0), {})),
+    ("recurrent-bias", "norse-file", "warning", (BIAS_AT_ONCE, {}), (recurrent(0.5), {})),
+    ("recurrent-bias", "spyx", "warning", (recurrent(0.5), {}), (recurrent(0.0), {})),
     ("branches", "norse-file", "warning", (joined(), {}), (recurrent(0.0), {})),
     ("flatten-batch", "snntorch", "warning", (FLATTEN, {}), (LIF, {})),
     ("pool-padding", "sinabs", "warning", (chain(pool(1), shape=(2, 6, 6)), {}), (chain(pool(0)), {})),
@@ -289,11 +291,13 @@ def test_the_trained_program_fits_loihi(program: Program) -> None:
     assert {f.rule for f in findings} == {"target-check"}
 
 
-def test_delays_behind_the_recurrent_matrix_leave_out_its_bias() -> None:
-    of = recurrent(0.5)
-    assert "recurrent-bias" in {f.rule for f in lint(program(of))}
-    late = dataclasses.replace(program(of), semantics=Semantics(dt=DT, delayed_edges=(("w", "n"),)))
-    assert "recurrent-bias" not in {f.rule for f in lint(late)}
+def test_a_recurrent_bias_is_noted_with_the_step_it_starts_at() -> None:
+    named: dict[str, Any] = {"delayed_edges": (("n", "w"),)}
+    for rules, step in (({}, "second"), ({"recurrent_bias": True}, "first"), (named, "first")):
+        of = dataclasses.replace(program(recurrent(0.5)), semantics=Semantics(dt=DT, **rules))
+        (note,) = [f for f in lint(of) if f.rule == "recurrent-bias"]
+        assert f"from the {step} step" in note.why
+    assert "recurrent-bias" not in {f.rule for f in lint(program(recurrent(0.0)))}
 
 
 def test_a_file_without_a_time_step_can_be_linted(tmp_path: Path) -> None:

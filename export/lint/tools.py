@@ -67,7 +67,7 @@ class Tool(msgspec.Struct, frozen=True):
         first_only: fields of which only the first element is used.
         self_edges: a neuron that feeds itself is read as it is meant.
         pair_cycle, other_cycle: what happens to a neuron with one recurrent matrix, and to other cycles.
-        recurrent_bias: what happens to the bias of a recurrent Affine at the first step, "" if nothing.
+        recurrent_bias: whether the bias of a recurrent Affine is missing at the first step, or altogether.
         branches: what happens where several edges end in a node.
         ports: what happens to several inputs or outputs.
         pool_padding: what happens to the padding of SumPool2d, "" if nothing.
@@ -97,7 +97,7 @@ class Tool(msgspec.Struct, frozen=True):
     self_edges: bool = True
     pair_cycle: Remark | None = None
     other_cycle: Remark | None = None
-    recurrent_bias: str = ""
+    recurrent_bias: Literal["kept", "late", "dropped"] = "kept"
     branches: Remark | None = None
     ports: Remark | None = None
     pool_padding: str = ""
@@ -112,7 +112,6 @@ class Tool(msgspec.Struct, frozen=True):
 
 _PLAIN = frozenset({"Input", "Output", "Affine", "Linear"})
 _GAIN_ONE_PER_STEP = "It adds the input itself to v in each step (r dt/tau taken as 1)."
-_LATE_BIAS = "The recurrent branch gives 0 before the first step, so its bias is missing there."
 _WRONG_BRANCH = Remark(
     "warning", "Its graph executor may return the output of the wrong node where branches join."
 )
@@ -143,7 +142,7 @@ NORSE = Tool(
         ),
     },
     other_cycle=Remark("warning", "It delays the edge that closes the cycle in its own order of execution."),
-    recurrent_bias=_LATE_BIAS,
+    recurrent_bias="late",
     branches=_WRONG_BRANCH,
     ports=_ONE_PORT,
     pool_padding="Norse ignores it.",
@@ -171,7 +170,7 @@ SNNTORCH = Tool(
         "It feeds the input of the layer through the recurrent matrix; a dotted node name fails outright.",
     ),
     other_cycle=_NODE_ORDER,
-    recurrent_bias=_LATE_BIAS,
+    recurrent_bias="late",
     ports=_MODERN_PORTS,
     pool_padding="nirtorch's SumPool2d ignores it.",
     flattens_batch=True,
@@ -197,7 +196,7 @@ SINABS = Tool(
     },
     leaks=dict.fromkeys(("LIF", "LI"), Remark("error", "Sinabs refuses a leak potential.")),
     other_cycle=Remark("warning", "Its graph executor raises a KeyError on some cycles, e.g. with a skip."),
-    recurrent_bias=_LATE_BIAS,
+    recurrent_bias="late",
     branches=_WRONG_BRANCH,
     ports=_ONE_PORT,
     pool_padding="Sinabs ignores it.",
@@ -230,7 +229,7 @@ SPIKINGJELLY = Tool(
         "CubaLIF": ("tau_syn", "tau_mem", "r", "w_in", "v_threshold", "v_reset", "v_leak"),
     },
     other_cycle=_NODE_ORDER,
-    recurrent_bias=_LATE_BIAS,
+    recurrent_bias="late",
     ports=_MODERN_PORTS,
     pool_padding="nirtorch's SumPool2d ignores it.",
     float_weights=True,
@@ -260,7 +259,7 @@ ROCKPOOL = Tool(
     other_cycle=Remark(
         "error", "It reads one pattern only: a CubaLIF with one recurrent matrix, as a nested graph."
     ),
-    recurrent_bias="Rockpool drops the bias of a recurrent Affine.",
+    recurrent_bias="dropped",
     branches=_WRONG_BRANCH,
     ports=_ONE_PORT,
 )
@@ -285,7 +284,7 @@ SPYX = Tool(
     leaks=dict.fromkeys(("LIF", "CubaLIF"), Remark("warning", "Spyx ignores it.")),
     self_edges=False,
     other_cycle=Remark("error", "It reads a chain, and one neuron with one recurrent matrix."),
-    recurrent_bias="Spyx drops the bias of a recurrent Affine.",
+    recurrent_bias="dropped",
     branches=Remark("warning", "Spyx follows one edge out of each node and drops the rest."),
     ports=Remark("warning", "Spyx follows the chain from 'input' and drops the rest."),
     pool_padding="Spyx pads any SumPool2d that has padding as 'SAME'.",

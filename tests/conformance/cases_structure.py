@@ -19,6 +19,11 @@ FRAMES = 2 * dyadic(33, 8, 4, 3)
 ENDS = {"input": given((3,)), "output": taken((3,))}
 
 
+def back(z: np.ndarray, t: int) -> np.ndarray:
+    """What the recurrent Affine hands over: nothing before the first step."""
+    return z @ REC.T + BIAS if t else 0 * z
+
+
 def lif() -> nir.LIF:
     """v <- v/2 + x, fires above 1, back to 0."""
     return neuron(nir.LIF, 3)
@@ -72,7 +77,7 @@ def nested() -> list[Case]:
     flat = spiking(lambda x, z, t: x @ W.T, FRAMES)
     twice = chain((3,), (3,), g=chain((3,), (3,), h=inner))
     loop = graph(ENDS | {"n": lif(), "r": nir.Affine(REC, BIAS)}, "input n", "n r", "r n", "n output")
-    recurrent = spiking(lambda x, z, t: x + z @ REC.T + BIAS, FRAMES)
+    recurrent = spiking(lambda x, z, t: x + back(z, t), FRAMES)
     around = graph(ENDS | {"g": inner, "r": nir.Linear(REC)}, "input g", "g r", "r g", "g output")
     outside = spiking(lambda x, z, t: (x + z @ REC.T) @ W.T, FRAMES)
     return [
@@ -86,6 +91,10 @@ def nested() -> list[Case]:
 def cycles() -> list[Case]:
     own = graph(ENDS | {"n": lif()}, "input n", "n n", "n output")
     loop = graph(ENDS | {"n": lif(), "r": nir.Affine(REC, BIAS)}, "input n", "n r", "r n", "n output")
+    shared = graph(ENDS | {"n": lif(), "r": nir.Affine(REC, BIAS)}, "input r", "r n", "n r", "n output")
+    tapped = graph(ENDS | {"n": lif(), "r": nir.Affine(REC, BIAS)}, "input n", "n r", "r n", "r output")
+    early = Semantics(dt=DT, recurrent_bias=True)
+    before = Semantics(dt=DT, delayed_edges=(("n", "r"),))
     behind = Semantics(dt=DT, delayed_edges=(("r", "n"),))
     ahead = Semantics(dt=DT, delayed_edges=(("input", "n"),))
     plain = chain((3,), (3,), n=lif())
@@ -105,14 +114,35 @@ def cycles() -> list[Case]:
 
     return [
         one("self edge", own, FRAMES, spiking(lambda x, z, t: x + z, FRAMES)),
-        one("recurrent", loop, FRAMES, spiking(lambda x, z, t: x + z @ REC.T + BIAS, FRAMES)),
+        one("recurrent", loop, FRAMES, spiking(lambda x, z, t: x + back(z, t), FRAMES)),
         one(
-            "recurrent, delay behind the bias",
+            "recurrent, bias from the first step on",
             loop,
             FRAMES,
-            spiking(lambda x, z, t: x + z @ REC.T + (BIAS if t else 0), FRAMES),
+            spiking(lambda x, z, t: x + z @ REC.T + BIAS, FRAMES),
+            semantics=early,
+        ),
+        one(
+            "recurrent, delay named before the bias",
+            loop,
+            FRAMES,
+            spiking(lambda x, z, t: x + z @ REC.T + BIAS, FRAMES),
+            semantics=before,
+        ),
+        one(
+            "recurrent, delay named behind the bias",
+            loop,
+            FRAMES,
+            spiking(lambda x, z, t: x + back(z, t), FRAMES),
             semantics=behind,
         ),
+        one(
+            "recurrent, one matrix for input and spikes",
+            shared,
+            FRAMES,
+            spiking(lambda x, z, t: (x + z) @ REC.T + BIAS, FRAMES),
+        ),
+        one("recurrent matrix heard outside", tapped, FRAMES, recurrent_currents()),
         one(
             "delayed edge outside a cycle",
             plain,
@@ -129,6 +159,18 @@ def cycles() -> list[Case]:
         delay_loop(np.array([1, 3, 2])),
         delayed_recurrence(),
     ]
+
+
+def recurrent_currents() -> np.ndarray:
+    """What the recurrent matrix hands to its neurons, and to the output, at every step."""
+    heard = []
+
+    def currents(x: np.ndarray, z: np.ndarray, t: int) -> np.ndarray:
+        heard.append(back(z, t))
+        return x + heard[-1]
+
+    spiking(currents, FRAMES)
+    return np.stack(heard)
 
 
 def populations() -> Case:

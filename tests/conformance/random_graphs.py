@@ -14,7 +14,7 @@ import numpy as np
 from graphs import DT, given, neuron, taken
 from hypothesis import strategies as st
 
-from rsc.hw_targets.reference_delays import delayed_topology
+from rsc.graph import topology
 from rsc.program import Program, Semantics
 
 STEPS, BATCH = 6, 2
@@ -111,7 +111,7 @@ def programs(draw: st.DrawFn) -> Program:
         **_rules(draw),
     )
     of = nir.NIRGraph(nodes, _edges(draw, names, nodes), type_check=False)
-    delayed_topology(of, semantics)
+    topology(of, semantics)
     return Program(of, semantics)
 
 

@@ -140,9 +140,9 @@ def test_a_preset_runs_the_file_as_the_simulator_did(name: str, target: str) -> 
 
 # recording -> (semantics, steps by which the recording is late)
 BRAILLE = {
-    "snntorch": (Semantics(DT), 0),
-    "norse": (Semantics(DT, delayed_edges=(("lif1.w_rec", "lif1.lif"),)), 0),
-    "spyx": (Semantics(DT, reset="subtract"), 1),
+    "norse": (Semantics(DT), 0),
+    "snntorch": (Semantics(DT, recurrent_bias=True), 0),
+    "spyx": (Semantics(DT, reset="subtract", recurrent_bias=True), 1),
     "snntorch preset": (preset("snntorch", DT), 0),
     "norse preset": (preset("norse", DT), 0),
     "spyx preset": (preset("spyx-recurrent", DT), 1),
@@ -165,7 +165,7 @@ def test_hidden_spikes_of_a_recurrent_network(name: str, target: str) -> None:
 
 def test_output_counts_of_the_recurrent_network() -> None:
     program = Program.from_graph(
-        nir.read(FOLDER / "03_rnn" / "braille_noDelay_bias_zero.nir"), semantics=Semantics(DT)
+        nir.read(FOLDER / "03_rnn" / "braille_noDelay_bias_zero.nir"), semantics=preset("snntorch", DT)
     )
     frames = np.load(FOLDER / "derived" / "03_rnn_input_sample0.npy")[:, None]
     outputs = deploy(program, "reference").run_frames(frames).outputs["output"]
