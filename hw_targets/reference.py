@@ -43,7 +43,7 @@ class ReferenceState:
 class ReferenceTarget:
     """Target `reference`; it takes no options."""
 
-    name = "reference"
+    name, arithmetic = "reference", "float64"
 
     def __init__(self, *options: str) -> None:
         if options:

@@ -82,7 +82,7 @@ class TorchModel(DeployedModel):
             the result of these steps alone, and the state to go on from.
         """
         probe = probe or Probe()
-        tensors = {name: self._to_device(value) for name, value in frames.items()}
+        tensors = {name: _tensor(value) for name, value in frames.items()}
         nodes = self.module.graph.nodes
         spiking = {name for name, node in nodes.items() if isinstance(node, SPIKING)}
         watched = {name for name in probe.states if isinstance(nodes.get(name), NEURONS)}
@@ -93,22 +93,15 @@ class TorchModel(DeployedModel):
         return _result(run, self.program.outputs, rasters), run.state
 
     def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
-        steps, batch = next(iter(frames.values())).shape[:2]
-        size = self.module.batch_size(steps)
-        parts = [
-            self.run_state(
-                {name: value[:, first : first + size] for name, value in frames.items()}, None, probe
-            )[0]
-            for first in range(0, batch, size)
-        ]
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        return self.run_state(frames, None, probe)[0]
 
-    def _to_device(self, value: np.ndarray) -> Tensor:
-        """Frames on the device; constant ones are expanded over time, so they are computed once."""
-        frames = torch.from_numpy(np.require(value, requirements=["C", "W"]))
-        if len(frames) > 1 and torch.equal(frames[0], frames[-1]) and bool((frames == frames[:1]).all()):
-            frames = frames[:1]
-        return frames.to(self.device, self.module.dtype).expand(value.shape)
+
+def _tensor(value: np.ndarray) -> Tensor:
+    """Frames as a tensor; constant ones are expanded over time, so they are computed once."""
+    frames = torch.from_numpy(np.require(value, requirements=["C", "W"]))
+    if len(frames) > 1 and torch.equal(frames[0], frames[-1]) and bool((frames == frames[:1]).all()):
+        return frames[:1].expand(frames.shape)
+    return frames
 
 
 def _result(run: TorchRun, outputs: tuple[str, ...], rasters: set[str]) -> StepsResult:
@@ -122,17 +115,3 @@ def _result(run: TorchRun, outputs: tuple[str, ...], rasters: set[str]) -> Steps
 
 def _float64(values: Tensor) -> np.ndarray:
     return values.to(torch.float64).cpu().numpy()
-
-
-def _joined(parts: list[StepsResult]) -> StepsResult:
-    """Results of several batches as one."""
-
-    def join(maps: list[Mapping[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
-        return {key: np.concatenate([m[key] for m in maps], axis=axis) for key in maps[0]}
-
-    record = SpikeRecord(
-        counts=join([part.spikes.counts for part in parts], 0),
-        rasters=join([part.spikes.rasters for part in parts], 1),
-        states=join([part.spikes.states for part in parts], 1),
-    )
-    return StepsResult(join([part.outputs for part in parts], 1), record)

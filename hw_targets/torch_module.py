@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rsc.discretise import NEURONS
 from rsc.errors import UsageError
 from rsc.graph import topology
+from rsc.hw_targets.torch_cycle import Cycle
 from rsc.hw_targets.torch_neurons import Line, Population, Threshold
 from rsc.hw_targets.torch_ops import STATELESS
 from rsc.hw_targets.torch_state import TorchRun, TorchState, Walk, add, is_static
@@ -30,8 +31,9 @@ class TorchModule(nn.Module):
     Attributes that may be set at any time; they change gradients and speed, never the forward pass:
         surrogate: derivative of the spike in v - v_threshold; one of `SURROGATES` or your own.
         detach_reset: drop the gradient that flows through the reset.
-        chunk_bytes: `forward` cuts the batch so that one layer's values stay below it; None is 16 MiB
-            on a CPU (the size of a cache: measured x1.5 forward, x2 backward over 256 MiB), 1 GiB on CUDA.
+        chunk_bytes: a run is cut into tiles of some samples and some steps so that one layer's values stay
+            below it; None is 8 MiB on a CPU (they stay in its cache, and the allocator keeps the memory
+            between tiles: measured x1.5 forward, x2 backward over 256 MiB), 1 GiB on CUDA.
 
     Args:
         program: checked before (`TorchTarget.check`).
@@ -53,7 +55,11 @@ class TorchModule(nn.Module):
         self._lowered = {name: module for name, module in lowered.items() if module is not None}
         self.layers = nn.ModuleList(self._lowered.values())
         self.register_buffer("_anchor", torch.empty(0, dtype=dtype), persistent=False)
-        self._recurrent = {part for part in self.graph.components if self.graph.is_recurrent(part)}
+        self._cycles = {
+            part: Cycle(part, self.graph, self._lowered)
+            for part in self.graph.components
+            if self.graph.is_recurrent(part)
+        }
         self._last_use = self._last_uses()
 
     @property
@@ -79,17 +85,19 @@ class TorchModule(nn.Module):
                 "Calling the module takes one tensor and returns one.",
                 "Use its method run.",
             )
-        parts = [
-            self.run({inputs[0]: part}, keep=outputs).values[outputs[0]]
-            for part in frames.split(self.batch_size(len(frames)), 1)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return self.run({inputs[0]: frames}, keep=outputs).values[outputs[0]]
 
-    def batch_size(self, steps: int) -> int:
-        """How many samples at once keep the values of the widest layer within `chunk_bytes`."""
-        sample = steps * max(map(math.prod, self.shapes.values())) * torch.finfo(self.dtype).bits // 8
-        limit = self.chunk_bytes or (1 << 24 if self.device.type == "cpu" else 1 << 30)
-        return max(1, limit // max(sample, 1))
+    def tile(self, steps: int, batch: int, static: bool = False) -> tuple[int, int]:
+        """(samples, steps) of the tiles that a run is cut into.
+
+        A tile has few steps of many samples rather than the reverse, so that the work of a step is long
+        against the overhead of its calls; `static` frames are computed once and not cut in time.
+        """
+        site = max(map(math.prod, self.shapes.values())) * torch.finfo(self.dtype).bits // 8
+        limit = self.chunk_bytes or (1 << 23 if self.device.type == "cpu" else 1 << 30)
+        most = max(1, limit // (site * (steps if static else min(steps, 4))))
+        samples = math.ceil(batch / math.ceil(batch / most))  # all tiles alike
+        return samples, steps if static else max(1, min(steps, limit // (site * samples)))
 
     def initial_state(self, batch: int) -> TorchState:
         """All zeros, but for the membranes that start elsewhere by `Semantics.v0`; on the module's device."""
@@ -118,40 +126,67 @@ class TorchModule(nn.Module):
         """Run frames from `state`; a long recording may come in chunks.
 
         Args:
-            frames: Input node -> [T, B, ...]. Frames expanded over T (stride 0) are computed once up
-                to the first neuron.
+            frames: Input node -> [T, B, ...] on any device. Frames expanded over T (stride 0) are computed
+                once up to the first neuron.
             keep: nodes whose outputs are returned; the Output nodes by default.
             count: nodes whose outputs are returned summed over the steps.
             states: neuron nodes whose states are returned.
         """
+        steps, batch = next(iter(frames.values())).shape[:2]
+        samples, span = self.tile(steps, batch, all(map(is_static, frames.values())))
+        keep = frozenset(self.program.outputs if keep is None else keep)
+        parts = []
         with _full_precision(self.device):
-            return self._run(frames, state, keep, count, states)
+            for first in range(0, batch, samples):
+                mine = slice(first, first + samples)
+                now = state[mine] if state is not None else self.initial_state(min(samples, batch - first))
+                runs: list[TorchRun] = []
+                for start in range(0, steps, span):
+                    tile = {k: self._placed(x[start : start + span, mine]) for k, x in frames.items()}
+                    runs.append(self._run(tile, now, keep, frozenset(count), frozenset(states)))
+                    now = runs[-1].state
+                parts.append(TorchRun.after(runs))
+        return TorchRun.beside(parts)
+
+    def _placed(self, frames: Tensor) -> Tensor:
+        """Frames on the device; those that do not change stay a view of one step."""
+        if is_static(frames):
+            return frames[:1].to(self.device, self.dtype).expand(frames.shape)
+        return frames.to(self.device, self.dtype)
 
     def _run(
         self,
         frames: Mapping[str, Tensor],
-        state: TorchState | None,
-        keep: Collection[str] | None,
-        count: Collection[str],
-        states: Collection[str],
+        state: TorchState,
+        keep: frozenset[str],
+        count: frozenset[str],
+        states: frozenset[str],
     ) -> TorchRun:
         steps, batch = next(iter(frames.values())).shape[:2]
-        keep = set(self.program.outputs) if keep is None else set(keep)
-        walk = Walk(steps, batch, frames, state or self.initial_state(batch), frozenset(states))
+        walk = Walk(steps, batch, frames, state, states)
         for position, component in enumerate(self.graph.components):
-            if component in self._recurrent:
-                self._step_by_step(component, walk)
+            if component in self._cycles:
+                self._step_by_step(self._cycles[component], walk, keep | count)
             else:
                 (name,) = component
                 walk.values[name] = self._execute(name, self._input(name, walk), walk)
-            for name in component:
-                walk.close(name, name in count)
+                walk.note({name: walk.values[name][-1]})
+            walk.counts.update({name: walk.values[name].sum(0) for name in component if name in count})
             for name in self._last_use.get(position, ()):
                 if name not in keep:
-                    del walk.values[name]
+                    walk.values.pop(name, None)
         return TorchRun(
             {name: walk.values[name] for name in keep}, walk.counts, walk.recorded(), walk.state()
         )
+
+    def _step_by_step(self, cycle: Cycle, walk: Walk, wanted: frozenset[str]) -> None:
+        """Run a cycle; keep what nodes outside of it, or the caller, want."""
+        delayed, inside = self.graph.delayed, set(cycle.names)
+        outer = [walk.series(source, (source, name) in delayed) for source, name in cycle.outer]
+        heard = {name for name in cycle.names if not inside.issuperset(self.graph.successors[name])}
+        zeros = {name: self._zeros(walk.batch, *self.arriving[name]) for name in cycle.names}
+        rule = self.surrogate, self.detach_reset
+        walk.values.update(cycle.run(walk, outer, zeros, heard | wanted & inside, *rule))
 
     def _lower(self, name: str, dtype: torch.dtype) -> nn.Module | None:
         node, semantics = self.graph.nodes[name], self.program.semantics
@@ -214,64 +249,13 @@ class TorchModule(nn.Module):
         watched = name in walk.watched
         outs = []
         for part in x.split(1) if watched else (x,):
-            out, walk.v[name], i = module(
-                part, walk.v[name], walk.i.get(name), self.surrogate, self.detach_reset
-            )
+            state = walk.v[name], walk.i.get(name)
+            out, v, i = module(part, *state, self.surrogate, self.detach_reset)
+            walk.put(name, v, i)
             outs.append(out)
-            if i is not None:
-                walk.i[name] = i
             if watched:
                 walk.record(name)
         return torch.cat(outs) if watched else outs[0]
-
-    def _step_by_step(self, component: tuple[str, ...], walk: Walk) -> None:
-        """Run a cycle: all its nodes once per step."""
-        inside = set(component)
-        outer = {
-            edge: walk.series(edge[0], edge in self.graph.delayed)
-            for edge in self.graph.edges
-            if edge[1] in inside and edge[0] not in inside
-        }
-        outs: dict[str, list[Tensor]] = {name: [] for name in component}
-        last = {name: walk.held[name] for name in inside & set(walk.held)}
-        late = {
-            name: m for name in component if isinstance(m := self._module(name), Line) and m.shortest >= 1
-        }
-        for t in range(walk.steps):
-            now: dict[str, Tensor] = {}
-            for name, module in late.items():
-                line = walk.lines[name]
-                now[name] = module(torch.zeros_like(line[:1]), line)[0][0]
-            for name in component:
-                if name not in now:
-                    x = self._gather(name, t, now, last, outer, walk)
-                    now[name] = self._execute(name, x[None], walk)[0]
-            for name in late:
-                self._execute(name, self._gather(name, t, now, last, outer, walk)[None], walk)
-            last = {name: now[name] for name in last}
-            for name in component:
-                outs[name].append(now[name])
-        walk.values.update({name: torch.stack(series) for name, series in outs.items()})
-
-    def _gather(
-        self,
-        name: str,
-        t: int,
-        now: Mapping[str, Tensor],
-        last: Mapping[str, Tensor],
-        outer: Mapping[tuple[str, str], Tensor],
-        walk: Walk,
-    ) -> Tensor:
-        """What arrives at a node of a cycle at step t, [B, ...]."""
-        total: Tensor | None = None
-        for source in self.graph.predecessors[name]:
-            edge = (source, name)
-            if edge in outer:
-                value = outer[edge][t]
-            else:
-                value = last[source] if edge in self.graph.delayed else now[source]
-            total = value if total is None else total + value
-        return self._zeros(walk.batch, *self.arriving[name]) if total is None else total
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ added after the sum, as the reference does.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,8 @@ class Affine(nn.Module):
     def __init__(self, node: nir.Affine | nir.Linear, dtype: torch.dtype) -> None:
         super().__init__()
         self.weight = frozen(node.weight, dtype)
-        self.bias = frozen(node.bias, dtype) if isinstance(node, nir.Affine) else None
+        biased = isinstance(node, nir.Affine) and np.any(node.bias)
+        self.bias = frozen(node.bias, dtype) if biased else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, ..., in] -> [N, ..., out]."""
@@ -35,6 +37,17 @@ class Affine(nn.Module):
         else:
             return functional.linear(x, self.weight, self.bias)
         return y if self.bias is None else y + self.bias
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one matrix, with one bias per row or none."""
+        return self.weight.ndim == 2 and (self.bias is None or self.bias.ndim == 1)
+
+    def stepper(self) -> Callable[[Tensor], Tensor]:
+        """`forward` without a detour over Python where a single call does it, for many short steps."""
+        if not self.plain or (self.bias is not None and self.weight.dtype == torch.float64):
+            return self.forward
+        return functools.partial(functional.linear, weight=self.weight, bias=self.bias)
 
 
 class Scale(nn.Module):

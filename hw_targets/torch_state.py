@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,14 @@ class TorchState:
         v, i, held = ({k: x[samples] for k, x in part.items()} for part in (self.v, self.i, self.held))
         return TorchState(v, i, held, {k: x[:, samples] for k, x in self.lines.items()})
 
+    @classmethod
+    def beside(cls, parts: Sequence[TorchState]) -> TorchState:
+        """The state of all samples from those of some; the opposite of slicing."""
+        axes = {"v": 0, "i": 0, "held": 0, "lines": 1}
+        return cls(
+            **{field: _joined([getattr(p, field) for p in parts], axis) for field, axis in axes.items()}
+        )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TorchRun:
@@ -45,6 +53,28 @@ class TorchRun:
     counts: dict[str, Tensor]
     states: dict[str, Tensor]
     state: TorchState
+
+    @classmethod
+    def after(cls, parts: Sequence[TorchRun]) -> TorchRun:
+        """One run from runs that went on from each other."""
+        if len(parts) == 1:
+            return parts[0]
+        counts = {name: sum(part.counts[name] for part in parts) for name in parts[0].counts}
+        values, states = (_joined([getattr(p, f) for p in parts], 0) for f in ("values", "states"))
+        return cls(values, counts, states, parts[-1].state)  # type: ignore[arg-type]
+
+    @classmethod
+    def beside(cls, parts: Sequence[TorchRun]) -> TorchRun:
+        """One run from runs of some samples each."""
+        if len(parts) == 1:
+            return parts[0]
+        values, states = (_joined([getattr(p, f) for p in parts], 1) for f in ("values", "states"))
+        counts, state = _joined([p.counts for p in parts], 0), TorchState.beside([p.state for p in parts])
+        return cls(values, counts, states, state)
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]], axis: int) -> dict[str, Tensor]:
+    return {key: torch.cat([part[key] for part in parts], axis) for key in parts[0]}
 
 
 class Walk:
@@ -66,12 +96,15 @@ class Walk:
         values = self.values[source]
         return torch.cat([self.held[source][None], values[:-1]]) if delayed else values
 
-    def close(self, name: str, count: bool) -> None:
-        """Note the sum of a node's outputs, and the last one if a delayed edge leaves it."""
-        if count:
-            self.counts[name] = self.values[name].sum(0)
-        if name in self.held:
-            self._last[name] = self.values[name][-1]
+    def put(self, name: str, v: Tensor, i: Tensor | None) -> None:
+        """Keep the state of a neuron node."""
+        self.v[name] = v
+        if i is not None:
+            self.i[name] = i
+
+    def note(self, last: Mapping[str, Tensor]) -> None:
+        """Keep the last outputs [B, ...] of the nodes that a delayed edge leaves."""
+        self._last.update({name: value for name, value in last.items() if name in self.held})
 
     def state(self) -> TorchState:
         """The state after the last step."""

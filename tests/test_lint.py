@@ -292,8 +292,12 @@ def test_the_trained_program_fits_loihi(program: Program) -> None:
 
 
 def test_a_recurrent_bias_is_noted_with_the_step_it_starts_at() -> None:
-    named: dict[str, Any] = {"delayed_edges": (("n", "w"),)}
-    for rules, step in (({}, "second"), ({"recurrent_bias": True}, "first"), (named, "first")):
+    choices: list[tuple[dict[str, Any], str]] = [
+        ({}, "second"),
+        ({"recurrent_bias": True}, "first"),
+        ({"delayed_edges": (("n", "w"),)}, "first"),
+    ]
+    for rules, step in choices:
         of = dataclasses.replace(program(recurrent(0.5)), semantics=Semantics(dt=DT, **rules))
         (note,) = [f for f in lint(of) if f.rule == "recurrent-bias"]
         assert f"from the {step} step" in note.why

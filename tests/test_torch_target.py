@@ -200,8 +200,8 @@ def test_frames_that_do_not_change_are_computed_once(recurrent: bool) -> None:
 def test_cutting_the_batch_changes_neither_values_nor_gradients() -> None:
     module, x = model(network(recurrent=True), "float64").module, images(4, 7).double()
     values, grad = module(x), gradient(module, x)
-    module.chunk_bytes = 2 * 4 * 72 * 8
-    assert module.batch_size(4) == 2
+    module.chunk_bytes = 8 * 4 * 72 * 2
+    assert (module.tile(4, 7), module.tile(4, 7, static=True)) == ((2, 4), (2, 4))
     torch.testing.assert_close(module(x), values)
     torch.testing.assert_close(gradient(module, x), grad)
     whole = model(network(recurrent=True), "float64")

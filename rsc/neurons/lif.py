@@ -2,45 +2,19 @@
 
     h_t = decay v_{t-1} + x_t,   s_t = [h_t > v_threshold],   v_t = 0 (hard) or h_t - v_threshold s_t (soft)
 
-The gradient through the reset is detached. Only h is kept for the backward pass.
+The gradient through the reset is detached. Only h is kept for the backward pass (`rsc.neurons.scan`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from rsc.errors import UsageError
+from rsc.neurons.scan import Fire, Leak, spike_scan
 from rsc.neurons.surrogate import SURROGATES, Surrogate
-
-
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, v0: Tensor, decay: float, threshold: float, soft: bool, surrogate: Surrogate
-    ) -> tuple[Tensor, Tensor]:
-        h, spikes = torch.empty_like(x), torch.empty_like(x)
-        v = v0
-        for t in range(len(x)):
-            torch.add(x[t], v, alpha=decay, out=h[t])
-            torch.gt(h[t], threshold, out=spikes[t])
-            v = torch.addcmul(h[t], spikes[t], torch.full_like(v, threshold) if soft else h[t], value=-1)
-        ctx.save_for_backward(h)
-        ctx.constants = decay, threshold, soft, surrogate
-        return spikes, v
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (h,) = ctx.saved_tensors
-        decay, threshold, soft, surrogate = ctx.constants
-        grad_spikes, carried = grads
-        grad_x = surrogate(h - threshold).mul_(grad_spikes)
-        for t in reversed(range(len(h))):
-            grad_x[t] += carried if soft else carried * (h[t] <= threshold)
-            carried = grad_x[t] * decay
-        return grad_x, carried, None, None, None, None
 
 
 def lif_scan(
@@ -67,7 +41,9 @@ def lif_scan(
     """
     if v0 is None:
         v0 = torch.zeros_like(x[0])
-    return _Scan.apply(x, v0, decay, v_threshold, reset == "subtract", surrogate)  # type: ignore[return-value]
+    how: Literal["value", "subtract"] = "subtract" if reset == "subtract" else "value"
+    fire = Fire(float(v_threshold), 0.0, how, surrogate=surrogate)
+    return spike_scan(x, v0, Leak(float(decay), 1.0, 0.0), fire)
 
 
 class LIF(nn.Module):

@@ -13,6 +13,9 @@ of the step is the surrogate's, and the gradient through the reset is dropped wh
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -21,6 +24,12 @@ from torch import Tensor
 from rsc.neurons.surrogate import SURROGATES, Surrogate
 
 Coefficient = float | Tensor
+
+# _select(h, h, -inf, first, grad_input=v) writes h where h < first, else 0: what the derivative of a clamp
+# does to a gradient, here h itself. The bare operator, because calls on small tensors are all overhead.
+# _step(one, h, below, grad_input=z) writes 1 where h > below, else 0.
+_step = torch.ops.aten.threshold_backward.grad_input
+_select = torch.ops.aten.hardtanh_backward.grad_input
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +52,17 @@ class Fire:
     surrogate: Surrogate = SURROGATES["atan"]
     detach_reset: bool = True
 
+    @property
+    def to_zero(self) -> bool:
+        """Whether all share a threshold and v after a spike is 0: then one pass gives v (`_select`)."""
+        return self.reset == "value" and _is(self.v_reset, 0) and isinstance(self.v_threshold, float)
+
+    def first_firing(self, dtype: torch.dtype) -> float:
+        """Smallest number of a type that fires; for thresholds that are `to_zero`."""
+        limit = torch.tensor(self.v_threshold, dtype=dtype)
+        above = torch.nextafter(limit, limit.new_tensor(math.inf))
+        return float(above if self.comparison == ">" else limit)
+
     def spikes(self, h: Tensor, out: Tensor) -> Tensor:
         """Write 1 where h fires and 0 elsewhere into `out`."""
         return (torch.gt if self.comparison == ">" else torch.ge)(h, self.v_threshold, out=out)  # type: ignore[call-overload]
@@ -55,8 +75,6 @@ class Fire:
         """The membrane after the reset; `out` may be h itself."""
         if self.reset == "subtract":
             return torch.sub(h, spikes * self.v_threshold, out=out)
-        if _is(self.v_reset, 0):
-            return torch.addcmul(h, h, spikes, value=-1, out=out)
         v_reset = torch.as_tensor(self.v_reset, dtype=h.dtype, device=h.device)
         return torch.where(spikes > 0, v_reset, h, out=out)
 
@@ -151,31 +169,118 @@ def _reset_jump(h: Tensor, fire: Fire) -> Tensor | float:
     return fire.v_threshold if fire.reset == "subtract" else h - fire.v_reset
 
 
+def leak_stepper(
+    v: Tensor, leak: Leak, driven: bool = False
+) -> tuple[Callable[[Tensor], Tensor], Callable[[], Tensor]]:
+    """`leak_scan` one step at a time, without gradient.
+
+    Args:
+        v: state before the first step [B, ...].
+        driven: what arrives is beta x + c already (`driver`).
+
+    Returns:
+        the step, input -> state after it, a new tensor; and how to get the last state.
+    """
+    drive, integrate = _integrator(leak, v.dtype, driven)
+
+    def step(x: Tensor) -> Tensor:
+        nonlocal v
+        v = integrate(drive(x), v)
+        return v
+
+    return step, lambda: v
+
+
+def spike_stepper(
+    v: Tensor, leak: Leak, fire: Fire, driven: bool = False
+) -> tuple[Callable[[Tensor], Tensor], Callable[[], Tensor]]:
+    """`spike_scan` one step at a time, without gradient.
+
+    Args:
+        v: membrane before the first step [B, ...].
+        driven: what arrives is beta x + c already (`driver`).
+
+    Returns:
+        the step, input -> spikes, a new tensor; and how to get the last membrane.
+    """
+    (drive, integrate), v = _integrator(leak, v.dtype, driven), v.clone()
+    if not fire.to_zero:
+
+        def step(x: Tensor) -> Tensor:
+            h = integrate(drive(x), v)
+            spikes = fire.spikes(h, torch.empty_like(h))
+            fire.after(h, spikes, out=v)
+            return spikes
+
+        return step, lambda: v
+    first, one = fire.first_firing(v.dtype), v.new_ones(())
+    below = float(torch.nextafter(torch.tensor(first, dtype=v.dtype), torch.tensor(-math.inf, dtype=v.dtype)))
+
+    def cut_step(x: Tensor) -> Tensor:
+        h = integrate(x, v) if driven else integrate(drive(x), v)
+        _select(h, h, -math.inf, first, grad_input=v)
+        return _step(one, h, below, grad_input=h)
+
+    return cut_step, lambda: v
+
+
 def _leak(x: Tensor, v0: Tensor, leak: Leak) -> Tensor:
-    v = _empty_like(x)
-    before = v0
-    for t in range(len(x)):
-        before = _integrate(x[t], before, leak, v[t])
+    (drive, integrate), v, before = _integrator(leak, x.dtype), _empty_like(x), v0
+    for arriving, out in zip(_driven(drive, x).unbind(), v.unbind(), strict=True):
+        before = integrate(arriving, before, out=out)
     return v
 
 
 def _fire(x: Tensor, v0: Tensor, leak: Leak, fire: Fire, keep: Tensor | None) -> tuple[Tensor, Tensor]:
     """Spikes and last membrane; writes h of all steps into `keep` if given."""
-    spikes = _empty_like(x)
-    v, buffer = v0, torch.empty_like(spikes[0]) if keep is None else None
-    for t in range(len(x)):
-        h = _integrate(x[t], v, leak, buffer if keep is None else keep[t])
-        v = fire.after(h, fire.spikes(h, spikes[t]), out=buffer)
+    (drive, integrate), spikes, v = _integrator(leak, x.dtype), _empty_like(x), v0
+    x = _driven(drive, x)
+    if fire.to_zero:
+        first, h = fire.first_firing(x.dtype), spikes if keep is None else keep
+        buffer = torch.empty_like(h[0])
+        for arriving, now in zip(x.unbind(), h.unbind(), strict=True):
+            v = _select(integrate(arriving, v, out=now), now, -math.inf, first, grad_input=buffer)
+        return fire.spikes(h, spikes), v
+    buffer = torch.empty_like(spikes[0]) if keep is None else None
+    for t, (arriving, fired) in enumerate(zip(x.unbind(), spikes.unbind(), strict=True)):
+        h = integrate(arriving, v, out=buffer if keep is None else keep[t])
+        v = fire.after(h, fire.spikes(h, fired), out=buffer)
     return spikes, v
 
 
-def _integrate(x: Tensor, v: Tensor, leak: Leak, out: Tensor | None) -> Tensor:
-    """alpha v + beta x + c into `out`."""
-    if x.dtype != torch.float64 and isinstance(leak.alpha, float) and _is(leak.beta, 1):
-        h = torch.add(x, v, alpha=leak.alpha, out=out)
-    else:
-        h = torch.mul(v, leak.alpha, out=out).add_(_scaled(x, leak.beta))
-    return h if _is(leak.c, 0) else h.add_(leak.c)
+def _integrator(
+    leak: Leak, dtype: torch.dtype, driven: bool = False
+) -> tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]:
+    """alpha v + beta x + c in two parts: x -> driven, for many steps at once; (driven, v, out=) -> h."""
+    if dtype == torch.float64 and not driven:
+
+        def exact(x: Tensor, v: Tensor, out: Tensor | None = None) -> Tensor:
+            h = torch.mul(v, leak.alpha, out=out).add_(_scaled(x, leak.beta))
+            return h if _is(leak.c, 0) else h.add_(leak.c)
+
+        return lambda x: x, exact
+
+    def drive(x: Tensor) -> Tensor:
+        return x if driven else driver(x, leak)
+
+    if isinstance(leak.alpha, float):
+        return drive, functools.partial(torch.add, alpha=leak.alpha)
+
+    def spread(x: Tensor, v: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.addcmul(x, v, leak.alpha, out=out)  # type: ignore[call-overload]
+
+    return drive, spread
+
+
+def driver(x: Tensor, leak: Leak) -> Tensor:
+    """beta x + c: what an input adds to the state of a step, of any shape that ends as one step."""
+    driven = _scaled(x, leak.beta)
+    return driven if _is(leak.c, 0) else driven + leak.c
+
+
+def _driven(drive: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`drive` over all steps [T, ...]; once for all where they do not change (stride 0)."""
+    return drive(x[:1]).expand(x.shape) if len(x) > 1 and x.stride(0) == 0 else drive(x)
 
 
 def _scaled(x: Tensor, factor: Coefficient) -> Tensor:

@@ -146,6 +146,7 @@ def _flat(start: int, end: int) -> nir.Flatten:
 def _integrators() -> list[Case]:
     x, late = dyadic(15, 12, 2, 3), Semantics(dt=DT, integrator="exponential")
     tau, r, leak = np.array([2.0, 4.0, 8.0]) * DT, np.array([2.0, -1.0, 3.0]), np.array([0.0, 0.5, -1.0])
+    slow = neuron(nir.LI, 3, tau=4 * DT, r=1.0)
     own = neuron(nir.LI, 3, tau=tau, r=r, v_leak=leak)
     euler = np.stack(
         [low_pass(r[n] * x[..., n] + leak[n], 1 - DT / tau[n], DT / tau[n]) for n in range(3)], -1
@@ -156,6 +157,7 @@ def _integrators() -> list[Case]:
     cuba = neuron(nir.CubaLI, 3, tau_mem=8 * DT, tau_syn=np.array([2.0, 4.0, 16.0]) * DT, v_leak=leak)
     return [
         one("I", chain((3,), (3,), n=neuron(nir.I, 3, r=r / DT)), x, r * np.cumsum(x, 0)),
+        one("LI, r = 1", chain((3,), (3,), n=slow), x, low_pass(x, 0.75, 0.25), tolerance=1e-6),
         one("LI, Euler", chain((3,), (3,), n=own), x, euler, tolerance=1e-5),
         one(
             "LI, exact for a constant input",

@@ -71,6 +71,40 @@ def cuba_case(name: str, **rules: Any) -> Case:
     return one(name, chain((3,), (3,), n=node), FRAMES, every(simulate, FRAMES), semantics=semantics)
 
 
+def common_case(name: str, kind: type = nir.LIF, **changes: Any) -> Case:
+    """Three neurons as most tools write them: tau 4 steps, r 1, all else at rest; `changes` in steps.
+
+    The thresholds lie off the grid of the values, so that > and >= are the same.
+    """
+    fields: dict[str, Any] = {"r": 1.0, "v_threshold": 0.25}
+    off = 2.0**-20
+    if kind is nir.CubaLIF:
+        fields |= {"tau_mem": 4.0, "tau_syn": 2.0, "r": 4.0, "w_in": 2.0, "v_threshold": 1.5}
+    elif kind is nir.LIF:
+        fields |= {"tau": 4.0}
+    fields = {k: np.broadcast_to(v, 3) for k, v in (fields | changes).items()}
+    fields["v_threshold"] = fields["v_threshold"] + off
+    units = {"r": 1 / DT} if kind is nir.IF else {"tau": DT, "tau_mem": DT, "tau_syn": DT}
+    node = neuron(kind, 3, **{k: v * units.get(k, 1.0) for k, v in fields.items()})
+    leak, reset = fields.get("v_leak", np.zeros(3)), fields.get("v_reset", np.zeros(3))
+
+    def simulate(currents: np.ndarray, n: int) -> np.ndarray:
+        i = 0.0
+
+        def advance(v: float, x: float) -> float:
+            nonlocal i
+            if kind is nir.IF:
+                return v + fields["r"][n] * x
+            if kind is nir.CubaLIF:
+                i += (fields["w_in"][n] * x - i) / fields["tau_syn"][n]
+                return v + (leak[n] - v + fields["r"][n] * i) / fields["tau_mem"][n]
+            return v + (leak[n] - v + fields["r"][n] * x) / fields["tau"][n]
+
+        return fire(currents, advance, fields["v_threshold"][n], lambda v: float(reset[n]))
+
+    return one(name, chain((3,), (3,), n=node), FRAMES, every(simulate, FRAMES))
+
+
 def spike_times(period: int, steps: int) -> np.ndarray:
     """A spike at every `period`-th step, [T, 1, 1]."""
     return ((np.arange(1, steps + 1) % period) == 0).astype(float).reshape(-1, 1, 1)
@@ -116,7 +150,18 @@ def image_case() -> Case:
     return one("LIF over channels", of, frames, flat.reshape(frames.shape))
 
 
+EACH = np.array([2.0, 4.0, 8.0])
+
 SPIKING = [
+    common_case("IF, r = 1/dt", nir.IF, v_threshold=1.0),
+    common_case("LIF, r = 1"),
+    common_case("LIF, r = tau/dt", r=4.0, v_threshold=1.0),
+    common_case("LIF, r = 3", r=3.0, v_threshold=0.75),
+    common_case("LIF, v_leak", v_leak=0.125),
+    common_case("LIF, v_reset", v_reset=-0.5),
+    common_case("LIF, tau and threshold per neuron", tau=EACH, v_threshold=np.array([0.25, 0.125, 0.375])),
+    common_case("CubaLIF, r = tau_mem/dt, w_in = tau_syn/dt", nir.CubaLIF),
+    common_case("CubaLIF, r = 1, w_in = 1", nir.CubaLIF, r=1.0, w_in=1.0, v_threshold=0.25),
     lif_case("LIF per neuron"),
     lif_case("LIF per neuron, >=", comparison=">="),
     lif_case("LIF per neuron, subtract", reset="subtract"),

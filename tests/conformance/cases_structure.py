@@ -61,11 +61,13 @@ def ports() -> list[Case]:
     skip = graph(ENDS | {"w": nir.Linear(W)}, "input w", "w output", "input output")
     branch = {"w": nir.Linear(W), "s": nir.Scale(np.full(3, 2.0)), "lost": lif()}
     joined = graph(ENDS | branch, "input w", "input s", "w output", "s output", "w lost")
+    two, into = {"w": nir.Linear(W), "r": nir.Linear(REC)}, ("input w", "input r", "w output", "r output")
     unfed = {"n": neuron(nir.LI, 3, v_leak=1.0), "b": nir.Affine(W, BIAS)}
     alone = graph(ENDS | unfed, "n output", "b output", "input output")
     charge = (1 - 0.5 ** np.arange(1, 9)).reshape(-1, 1, 1)
     return [
         several,
+        one("two matrices into one node", graph(ENDS | two, *into), FRAMES, FRAMES @ (W + REC).T),
         one("edges are summed", skip, FRAMES, FRAMES @ W.T + FRAMES),
         one("a branch that ends nowhere", joined, FRAMES, FRAMES @ W.T + 2 * FRAMES),
         one("nodes that nothing feeds", alone, FRAMES, FRAMES + charge + BIAS),
@@ -95,6 +97,7 @@ def cycles() -> list[Case]:
     tapped = graph(ENDS | {"n": lif(), "r": nir.Affine(REC, BIAS)}, "input n", "n r", "r n", "r output")
     early = Semantics(dt=DT, recurrent_bias=True)
     before = Semantics(dt=DT, delayed_edges=(("n", "r"),))
+    plain_loop = graph(ENDS | {"n": lif(), "r": nir.Linear(REC)}, "input n", "n r", "r n", "n output")
     behind = Semantics(dt=DT, delayed_edges=(("r", "n"),))
     ahead = Semantics(dt=DT, delayed_edges=(("input", "n"),))
     plain = chain((3,), (3,), n=lif())
@@ -114,6 +117,12 @@ def cycles() -> list[Case]:
 
     return [
         one("self edge", own, FRAMES, spiking(lambda x, z, t: x + z, FRAMES)),
+        one(
+            "recurrent through a matrix without bias",
+            plain_loop,
+            FRAMES,
+            spiking(lambda x, z, t: x + z @ REC.T, FRAMES),
+        ),
         one("recurrent", loop, FRAMES, spiking(lambda x, z, t: x + back(z, t), FRAMES)),
         one(
             "recurrent, bias from the first step on",
@@ -155,6 +164,8 @@ def cycles() -> list[Case]:
             "cycle without neuron, delay named", accumulator, FRAMES, stepped(average, FRAMES), semantics=hold
         ),
         populations(),
+        populations(heard_at_once=True),
+        synaptic_loop(),
         delay_loop(np.full(3, 2)),
         delay_loop(np.array([1, 3, 2])),
         delayed_recurrence(),
@@ -173,20 +184,47 @@ def recurrent_currents() -> np.ndarray:
     return np.stack(heard)
 
 
-def populations() -> Case:
-    """Two populations in a loop: each hears the other one step late; the input is heard at once."""
-    nodes = {"a": lif(), "b": lif(), "w": nir.Linear(W), "r": nir.Linear(REC), "q": taken((3,))}
+def populations(heard_at_once: bool = False) -> Case:
+    """Two populations in a loop: each hears the other one step late; the input is heard at once.
+
+    With the delay named on one edge alone, the second hears the first in the same step.
+    """
+    nodes = {"a": lif(), "b": lif(), "w": nir.Affine(W, BIAS), "r": nir.Affine(REC, BIAS), "q": taken((3,))}
     of = graph(ENDS | nodes, "input a", "a w", "w b", "b r", "r a", "b output", "a q")
     va = vb = za = zb = np.zeros(FRAMES.shape[1:])
     outputs: dict[str, list[np.ndarray]] = {"output": [], "q": []}
-    for x in FRAMES:
-        va, vb = va / 2 + x + zb @ REC.T, vb / 2 + 2 * (za @ W.T) / 2
-        za, zb = (va > 1).astype(float), (vb > 1).astype(float)
-        va, vb = va * (1 - za), vb * (1 - zb)
+    for t, x in enumerate(FRAMES):
+        before = za
+        va = va / 2 + x + back(zb, t)
+        za, va = (va > 1).astype(float), va * (va <= 1)
+        heard = za if heard_at_once else before
+        vb = vb / 2 + (heard @ W.T + BIAS if t or heard_at_once else 0)
+        zb, vb = (vb > 1).astype(float), vb * (vb <= 1)
         outputs["output"].append(zb)
         outputs["q"].append(za)
     expected = {name: np.stack(values) for name, values in outputs.items()}
-    return Case("two populations in a loop", of, FRAMES, expected)
+    if not heard_at_once:
+        return Case("two populations in a loop", of, FRAMES, expected)
+    named = Semantics(dt=DT, delayed_edges=(("r", "a"),))
+    return Case("two populations, one of them heard at once", of, FRAMES, expected, named)
+
+
+def synaptic_loop() -> Case:
+    """CubaLIF, thresholds and gains per neuron, and a leaky integrator in one loop."""
+    limits, gains = np.array([0.5, 1.0, 1.5]), np.array([1.0, 2.0, 4.0])
+    cells = neuron(nir.CubaLIF, 3, v_threshold=limits, r=gains, w_in=4 * gains)
+    nodes = {"n": cells, "w": nir.Affine(W, BIAS), "m": neuron(nir.LI, 3, r=gains), "r": nir.Linear(REC)}
+    of = graph(ENDS | nodes, "input n", "n w", "w m", "m r", "r n", "m output")
+    i = v = u = z = np.zeros(FRAMES.shape[1:])
+    outputs = []
+    for t, x in enumerate(FRAMES):
+        i = 0.75 * i + gains * (x + u @ REC.T)
+        u = u / 2 + gains / 2 * (z @ W.T + BIAS if t else 0)
+        v = v / 2 + gains / 2 * i
+        z = (v > limits).astype(float)
+        v = v * (1 - z)
+        outputs.append(u)
+    return one("two kinds of neuron in a loop", of, FRAMES, np.stack(outputs), tolerance=1e-5)
 
 
 def delay_loop(steps: np.ndarray) -> Case:

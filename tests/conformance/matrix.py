@@ -1,0 +1,144 @@
+"""What targets, ours and others', make of the conformance suite, as docs/conformance.md.
+
+python tests/conformance/matrix.py [SPEC ...] [--out docs/conformance.md]
+
+Without SPEC: our float targets and the tools of the `peers` extra. A SPEC is what `pytest --target` takes.
+Every cell is run here and now; a tool that does not answer in ten seconds is stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+
+from peers import PEERS
+from table import CASES, GROUPS, Outcome, outcome
+from third_party import target_of
+
+from rsc.files import write_atomic
+
+OURS = ("reference", "torch", "norse")
+SECONDS = 10
+FILE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+SIGNS = {"exact": "exact", "deviates": "deviates", "refused": "no", "hangs": "hangs"}
+
+HEAD = """# Which target does what NIR says
+
+Every row is a primitive of NIR 1.0.8, a parameter, or a shape of graphs; every cell was found by running
+the cases of `tests/conformance`, whose expected outputs come from closed forms, from sums and loops
+written out, or from scipy. `python tests/conformance/matrix.py` writes this page.
+
+- **exact**: every output of every case within its tolerance: 0 for most, as inputs and weights are
+  dyadic; up to 1e-5 of the largest output in float32 where the expected numbers are not.
+- **no**: refused, with an error that says why (of the other tools: any exception).
+- **deviates**: it runs and gives other numbers. **hangs**: no answer in ten seconds.
+- **partly**: some cases exact; the rest as said.
+
+`reference`, `torch` and `norse` are targets of this package; `norse` rewrites a graph into what Norse
+runs exactly. The other columns are the tools' own importers, given the file as it is, their time step
+where they take one, and time constants in their unit; rules that they cannot be told count as refused.
+The integer targets `loihi` and `lava` quantise, so this table does not fit them: they are compared with
+each other bit by bit, and with recordings of Lava and of a Loihi chip.
+"""
+
+
+@dataclasses.dataclass
+class Options:
+    """What is run and where the page goes."""
+
+    spec: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SPEC")] = ()
+    out: Path = FILE
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """TimeoutError after so many seconds."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def verdict(name: str, spec: str) -> Outcome | None:
+    """Of one case; None where the target hangs."""
+    try:
+        with limited(SECONDS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = outcome(CASES[name], spec)
+    except TimeoutError:
+        return None
+    return None if "TimeoutError" in found.detail else found
+
+
+def cell(group: str, spec: str) -> str:
+    """Of one row and target."""
+    verdicts = [verdict(name, spec) for name in GROUPS[group]]
+    kinds = ["hangs" if found is None else found.verdict for found in verdicts]
+    if len(set(kinds)) == 1:
+        return SIGNS[kinds[0]]
+    rest = " and ".join(SIGNS[kind] for kind in SIGNS if kind in kinds and kind != "exact")
+    return f"partly, {rest}" if "exact" in kinds else rest
+
+
+def title(spec: str) -> str:
+    """Head of a column."""
+    return getattr(target_of(spec), "title", f"`{spec}`")
+
+
+def page(specs: tuple[str, ...]) -> str:
+    """The page as Markdown."""
+    lines = [f"| | {' | '.join(map(title, specs))} |", f"|---|{'---|' * len(specs)}"]
+    lines += [f"| {group} | {' | '.join(cell(group, spec) for spec in specs)} |" for group in GROUPS]
+    return HEAD + "\n" + "\n".join(lines) + "\n" + TAIL
+
+
+def written() -> dict[str, dict[str, str]]:
+    """The table of the page as it stands: head of a column -> row -> cell."""
+    rows = [line.strip("| ").split(" | ") for line in FILE.read_text().splitlines() if line.startswith("| ")]
+    heads, *cells = rows
+    return {head: {row[0]: row[i + 1] for row in cells} for i, head in enumerate(heads)}
+
+
+TAIL = """
+## Your own target
+
+    pytest tests/conformance --target mypackage.mymodule:MyTarget
+
+runs every case, the recordings of other simulators, and random graphs against a class that follows
+`rsc.hw_targets.Target` (`name`, `available()`, `check(program)`, `compile(program)`; a model that writes
+one hook, `_steps`). What it refuses is skipped with its reason; what it runs must be exact. If the model
+offers `run_state(frames, state)`, runs in chunks must equal whole ones. The same SPEC given to
+`tests/conformance/matrix.py` adds a column.
+"""
+
+
+def main(options: Options) -> None:
+    """Run all and write."""
+    specs = options.spec or (*OURS, *PEERS)
+    missing = [spec for spec in specs if target_of(spec).available() is not None]
+    if missing:
+        sys.exit(f"Not installed: {', '.join(missing)}. pip install -e '.[peers]'")
+    text = page(tuple(specs))
+    write_atomic(options.out, text.encode())
+    print(f"{options.out}: {len(GROUPS)} rows, {len(specs)} targets")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
