@@ -32,6 +32,8 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[peers]' || \
+		echo "The peers extra could not be installed: tests against other simulators will be skipped, saying so."
 	touch $@
 
 clean:

@@ -10,6 +10,7 @@ import nir
 import numpy as np
 
 from rsc.errors import InputRefused, MalformedFile, UnsupportedNode
+from rsc.export.batch_axis import drop_batch_axis
 from rsc.export.shapes import MAX_ELEMENTS, infer_shapes, set_window_types
 
 _CONV = ("weight", "stride", "padding", "dilation", "groups", "bias")
@@ -56,6 +57,7 @@ def build_graph(fields: dict[str, Any], trust: bool = False) -> nir.NIRGraph:
             "The file holds no graph.", f"Its root is of type {fields.get('type')!r}.", "Wrap it."
         )
     graph = _graph("", fields, trust)
+    drop_batch_axis(graph)
     infer_shapes(graph)
     if not graph.inputs or not graph.outputs:
         raise MalformedFile(

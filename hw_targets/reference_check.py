@@ -9,12 +9,13 @@ from typing import Any
 import nir
 import numpy as np
 
-from rsc.discretise import NEURONS, RESETTING, special_rules, time_issues
+from rsc.discretise import NEURONS, RESETTING, special_rules
 from rsc.errors import InputRefused
-from rsc.graph import Topology, topology
+from rsc.graph import DELAYED, Topology, topology
 from rsc.program import Program, Semantics, walk
 from rsc.results import Issue
 from rsc.shapes import infer_shapes, own_arrays
+from rsc.time_unit import time_issues
 
 PRIMITIVES = (
     *(nir.Input, nir.Output, nir.Affine, nir.Linear, nir.Scale, nir.Conv1d, nir.Conv2d),
@@ -116,5 +117,5 @@ def _delay_notes(graph: Topology) -> list[Issue]:
     if not graph.delayed:
         return []
     edges = ", ".join(f"{a} -> {b}" for a, b in sorted(graph.delayed))
-    text = f"These edges hand over the value of the previous step: {edges}."
+    text = f"{DELAYED}: {edges}."
     return [Issue("info", "", text, "NIR leaves it open; Semantics.delayed_edges chooses others.")]

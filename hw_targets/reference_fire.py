@@ -25,13 +25,15 @@ def fire_step(
     if rules.reset_step == "crossing":
         return _crossing_step(x, v, k, rules)
     v_threshold, v_reset = np.asarray(k.v_threshold), np.asarray(k.v_reset)
-    late, subtract = rules.reset_step == "next", rules.reset == "subtract"
+    late, subtract = rules.reset_step in ("next", "hold"), rules.reset == "subtract"
     due = count(v, v_threshold, rules) if late else np.zeros_like(v)
-    if not subtract:
+    if rules.reset_step == "next" and not subtract:
         v = np.where(due > 0, v_reset, v)
     h = k.alpha * v + k.beta * x + k.c
     if subtract:
         h = h - due * v_threshold
+    if rules.reset_step == "hold":
+        h = np.where(due > 0, v_reset, h)
     spikes = count(h, v_threshold, rules)
     if not late:
         h = np.where(spikes > 0, h - spikes * v_threshold if subtract else v_reset, h)

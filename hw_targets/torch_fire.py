@@ -35,13 +35,14 @@ def rule_scan(
     Returns:
         spikes per neuron [T, B, ...], membrane after the last step [B, ...].
     """
-    late, spikes = rules.reset_step == "next", []
+    late, spikes = rules.reset_step in ("next", "hold"), []
     for arriving in x:
-        if late and fire.reset == "value":
-            v = _reset(v, _count(v, fire, rules), fire)
+        due = _count(v, fire, rules) if late else None
+        if due is not None and rules.reset_step == "next" and fire.reset == "value":
+            v = _reset(v, due, fire)
         h = v * leak.alpha + arriving * leak.beta + leak.c
-        if late and fire.reset == "subtract":
-            h = h - _due(_count(v, fire, rules), fire) * fire.v_threshold
+        if due is not None and (fire.reset == "subtract" or rules.reset_step == "hold"):
+            h = _reset(h, due, fire)
         if rate is None:
             spikes.append(_count(h, fire, rules))
             v = h if late else _reset(h, spikes[-1], fire)

@@ -10,19 +10,32 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
-from rsc.console import complain, emit, finding_lines, lava_line, progress, run_line, show, show_part
+from rsc.console import (
+    complain,
+    emit,
+    finding_lines,
+    lava_line,
+    progress,
+    run_line,
+    show,
+    show_part,
+    warn_plainly,
+)
 from rsc.errors import GateFailed, RscError
+from rsc.feeding import Feed, Images, Reading
 from rsc.interrupt import stop_cleanly
 
 Program = Annotated[Positional[Path], arg(metavar="PROGRAM", help="bundle folder or .nir file")]
 ConfigArg = Annotated[Positional[Path], arg(metavar="CONFIG")]
 Targets = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TARGET", help="target, may be repeated")]
 Texts = UseAppendAction[tuple[str, ...]]
+T = TypeVar("T")
+Flat = Annotated[T, arg(name="")]  # options of a group without the name of the group
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0, json: bool = False) -> None:
@@ -75,38 +88,35 @@ def train(config: ConfigArg, out: Path, json: bool = False) -> None:
 
 
 def export(
-    bundle: Program, to: Literal["nir", "loihi"] = "nir", out: Path | None = None, dt: float | None = None
+    program: Program,
+    to: Literal["nir", "loihi"] = "nir",
+    out: Path | None = None,
+    reading: Flat[Reading] = Reading(),
 ) -> None:
-    """Write the program of a bundle in another form.
+    """Write a program in another form.
 
     Args:
         to: "nir", readable by every NIR tool; "loihi", integer layers as .npz.
         out: file to write; PROGRAM.nir or PROGRAM.loihi.npz in the current folder by default.
-        dt: seconds per step, for .nir files that do not say.
     """
     from rsc.export.loihi import lower
     from rsc.export.writer import write_program
     from rsc.files import write_atomic
 
-    program = _program(bundle, dt)
-    path = out or Path(bundle.resolve().stem + {"nir": ".nir", "loihi": ".loihi.npz"}[to])
+    loaded = reading.program(program)
+    path = out or Path(program.resolve().stem + {"nir": ".nir", "loihi": ".loihi.npz"}[to])
     if to == "nir":
-        write_program(program, path)
+        write_program(loaded, path)
     else:
-        write_atomic(path, lower(program, "integer").to_bytes())
-    show(f"{path}: program {program.digest[:12]}")
+        write_atomic(path, lower(loaded, "integer").to_bytes())
+    show(f"{path}: program {loaded.digest[:12]}")
 
 
 def run(
     program: Program,
     on: str = "reference",
-    n: int | None = None,
-    seed: int = 0,
-    input: Path | None = None,
-    data: str | None = None,
-    data_root: Path | None = None,
-    dt: float | None = None,
-    semantics: str | None = None,
+    feed: Flat[Feed] = Feed(),
+    reading: Flat[Reading] = Reading(),
     probe: Texts = (),
     out: Path | None = None,
     json: bool = False,
@@ -115,22 +125,14 @@ def run(
 
     Args:
         on: target spec, see `rsc targets`.
-        n: first n images only.
-        seed: of the encoder's noise.
-        input: frames [T, B, ...] as .npy instead of a data set.
-        data: data set; the one the bundle was trained on by default.
-        data_root: folder of data sets that are not embedded.
-        dt: seconds per step, for .nir files that do not say.
         probe: node whose spikes and states are kept in --out; may be repeated.
         out: .npz to write: output, counts, spikes/NODE, v/NODE.
-        semantics: rules of a simulator, e.g. snntorch; see docs/conventions.md.
         json: print the result as JSON.
     """
     from rsc.commands import run_program, save_result
 
-    loaded = _program(program, dt, semantics)
-    material = _material(program, input, data, data_root, n)
-    result, row = run_program(loaded, on, material, seed, probe)
+    loaded = reading.program(program)
+    result, row = run_program(loaded, on, feed.material(program), feed.seed, probe)
     if out is not None:
         save_result(result, loaded, out)
     emit(row) if json else show(run_line(row))
@@ -139,13 +141,8 @@ def run(
 def parity(
     program: Program,
     on: Targets,
-    n: int | None = 64,
-    seed: int = 0,
-    input: Path | None = None,
-    data: str | None = None,
-    data_root: Path | None = None,
-    dt: float | None = None,
-    semantics: str | None = None,
+    feed: Flat[Feed] = Feed(n=64),
+    reading: Flat[Reading] = Reading(),
     max_mismatch: float = 0.0,
     json: bool = False,
 ) -> None:
@@ -153,19 +150,15 @@ def parity(
 
     Args:
         on: two targets or more; each is compared with the first.
-        n: first n images only.
-        input: frames [T, B, ...] as .npy instead of a data set.
         max_mismatch: share of differing spikes that passes the gate; 0 asks for exactness.
-        semantics: rules of a simulator, e.g. snntorch; see docs/conventions.md.
         json: print the comparison as JSON.
     """
     from rsc.commands import parity_rows
     from rsc.parity import spike_mismatch
 
-    loaded = _program(program, dt, semantics)
-    material = _material(program, input, data, data_root, n)
+    loaded, material = reading.program(program), feed.material(program)
     with progress() as listener:
-        rows = parity_rows(loaded, on, material, seed, program.resolve().stem, listener)
+        rows = parity_rows(loaded, on, material, feed.seed, program.resolve().stem, listener)
     exact = all(row.exact for row in rows)
     if json:
         emit({"exact": exact, "pairs": rows})
@@ -184,13 +177,8 @@ def energy(
     program: Program,
     on: str = "torch",
     profile: Texts = ("h45-int8", "loihi1-davies2018"),
-    n: int | None = 100,
-    seed: int = 0,
-    input: Path | None = None,
-    data: str | None = None,
-    data_root: Path | None = None,
-    dt: float | None = None,
-    semantics: str | None = None,
+    feed: Flat[Feed] = Feed(n=100),
+    reading: Flat[Reading] = Reading(),
     json: bool = False,
 ) -> None:
     """Count every synaptic operation of a run and price it.
@@ -198,14 +186,12 @@ def energy(
     Args:
         on: target that produces the spikes.
         profile: cost profile (name or TOML path); may be repeated.
-        n: first n images only.
-        semantics: rules of a simulator, e.g. snntorch; see docs/conventions.md.
         json: print the report as JSON.
     """
     from rsc.commands import energy_of
 
-    loaded = _program(program, dt, semantics)
-    report = energy_of(loaded, on, profile, _material(program, input, data, data_root, n), seed)
+    loaded = reading.program(program)
+    report = energy_of(loaded, on, profile, feed.material(program), feed.seed)
     emit(report) if json else show_part(energy=(report,))
 
 
@@ -217,10 +203,7 @@ def attack(
     steps: int = 20,
     eot: int = 4,
     draws: int = 16,
-    n: int = 100,
-    seed: int = 0,
-    data: str | None = None,
-    data_root: Path | None = None,
+    images: Flat[Images] = Images(n=100),
     json: bool = False,
 ) -> None:
     """Attack with FGSM and EOT-PGD; score on fresh noise on every target.
@@ -231,14 +214,13 @@ def attack(
         steps: of PGD.
         eot: noise draws per gradient.
         draws: noise draws per image when scoring.
-        n: first n images.
     """
     from rsc.commands import attack_on
     from rsc.evaluation import AttackPlan
 
-    loaded = _program(program, None)
-    plan = AttackPlan(tuple(part.strip() for part in eps.split(",")), norm, steps, eot, 1, draws, seed)
-    material = _material(program, None, data, data_root, n)
+    loaded, material = Reading().program(program), images.material(program)
+    radii = tuple(part.strip() for part in eps.split(","))
+    plan = AttackPlan(radii, norm, steps, eot, 1, draws, images.seed)
     with progress() as listener:
         reports = attack_on(loaded, on, material, plan, program.resolve().stem, listener)
     emit({"robustness": reports}) if json else show_part(robustness=reports)
@@ -247,30 +229,26 @@ def attack(
 def certify(
     program: Program,
     on: str = "torch",
-    n: int = 100,
     draws: int = 1000,
     alpha: float = 0.001,
     radii: str = "0,0.05,0.1,0.15,0.2,0.25,0.3",
-    seed: int = 0,
-    data: str | None = None,
-    data_root: Path | None = None,
+    images: Flat[Images] = Images(n=100),
     json: bool = False,
 ) -> None:
     """Certify L2 radii of the voted classifier by randomized smoothing.
 
     Args:
         on: target whose predictions are certified.
-        n: first n images.
         draws: noise draws per image for the estimate.
         alpha: allowed probability of a false certificate, per image.
         radii: L2 radii to report, comma separated, in pixel units.
     """
     from rsc.commands import certify_on, numbers
 
-    loaded = _program(program, None)
-    material = _material(program, None, data, data_root, n)
+    loaded, material = Reading().program(program), images.material(program)
+    limits = numbers(radii, "--radii")
     with progress() as listener:
-        report = certify_on(loaded, on, material, draws, alpha, numbers(radii, "--radii"), seed, listener)
+        report = certify_on(loaded, on, material, draws, alpha, limits, images.seed, listener)
     emit(report) if json else show_part(certificates=(report,))
 
 
@@ -278,7 +256,7 @@ def lint(
     program: Program,
     target: Annotated[UseAppendAction[tuple[str, ...]], arg(name="for", metavar="TARGET")] = (),
     input: Path | None = None,
-    dt: float | None = None,
+    reading: Flat[Reading] = Reading(),
     json: bool = False,
 ) -> None:
     """Say what each target would refuse or change in a program; exit 1 on errors.
@@ -287,12 +265,11 @@ def lint(
         target: our targets, or norse-file, snntorch, sinabs, spikingjelly, rockpool, spyx, nengo, lava-dl;
             may be repeated; all of ours by default.
         input: frames [T, B, ...] as .npy: also finds layers that never or always fire.
-        dt: seconds per step, for .nir files that do not say.
     """
     from rsc.commands import lint_findings
     from rsc.export.lint import blocking
 
-    findings = lint_findings(program, dt, target, input)
+    findings = lint_findings(program, reading, target, input)
     if json:
         emit({"findings": findings})
     else:
@@ -354,6 +331,7 @@ VERBS = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `rsc`; always ends in SystemExit with a documented code."""
     stop_cleanly()
+    warn_plainly()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads stall a shared machine
     try:
         words = sys.argv[1:] if arguments is None else arguments
@@ -377,18 +355,6 @@ def _title(verb: Callable[..., None]) -> Callable[[], None]:
 
     title.__doc__ = verb.__doc__
     return title
-
-
-def _program(path: Path, dt: float | None, semantics: str | None = None) -> Any:
-    from rsc.commands import open_program
-
-    return open_program(path, dt, semantics)
-
-
-def _material(path: Path, frames: Path | None, data: str | None, root: Path | None, n: int | None) -> Any:
-    from rsc.commands import Material
-
-    return Material.choose(path, frames, data, root, n)
 
 
 if __name__ == "__main__":

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
+import msgspec
 import numpy as np
 
-from rsc.bundle import Bundle, load_program
+from rsc.bundle import Bundle
 from rsc.data import Dataset, load
 from rsc.energy import energy_report
 from rsc.energy.results import EnergyReport
 from rsc.errors import InputRefused, MalformedFile, UsageError
 from rsc.evaluation import AttackPlan, Deployed, evaluate
 from rsc.export.lint import TOOLS, Activity, Finding, lint, read_source
+from rsc.export.reader import read_graph
 from rsc.files import write_atomic
 from rsc.hw_targets import TARGETS, DeployedModel, deploy, get_target
 from rsc.parity import compare
 from rsc.parity_results import ParityRow
 from rsc.presets import under
-from rsc.program import Program, Semantics
+from rsc.program import Program, Semantics, declares
 from rsc.progress import Progress, Silent
 from rsc.report.value import TargetRow
 from rsc.results import Keys, Probe, RunResult
@@ -29,31 +33,37 @@ from rsc.robustness.certify import certify
 from rsc.robustness.model import ModuleModel, from_module
 from rsc.robustness.results import Accuracy, CertifyReport, RobustnessReport
 from rsc.robustness.statistics import wilson
+from rsc.time_unit import in_seconds
+
+if TYPE_CHECKING:
+    from rsc.feeding import Reading
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Material:
-    """What a run is fed: labelled images, or ready-made frames [T, B, ...]."""
+    """What a run is fed: labelled images, or ready-made frames [T, B, ...] (by Input node if several)."""
 
     data: Dataset | None = None
-    frames: np.ndarray | None = None
+    frames: np.ndarray | dict[str, np.ndarray] | None = None
 
     @classmethod
     def from_file(cls, path: Path, n: int | None = None) -> Material:
-        """Frames [T, B, ...] of an .npy file.
+        """Frames [T, B, ...] of an .npy file, or of an .npz file with an array per Input node.
 
         Raises:
-            MalformedFile: no such file, or not a plain array.
+            MalformedFile: no such file, or not plain arrays.
         """
         try:
-            frames = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            loaded = np.load(path, allow_pickle=False)
+            named = {"": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded}
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise MalformedFile(
-                f"Frames '{path}' cannot be read.", str(error), "Save them with np.save."
+                f"Frames '{path}' cannot be read.", str(error), "Save them with np.save or np.savez."
             ) from error
-        if not isinstance(frames, np.ndarray) or frames.ndim < 2:
-            raise MalformedFile(f"'{path}' holds no frames.", "An array [T, B, ...] is needed.", "Save one.")
-        return cls(frames=frames[:, :n])
+        if not named or any(frames.ndim < 2 for frames in named.values()):
+            raise MalformedFile(f"'{path}' holds no frames.", "Arrays [T, B, ...] are needed.", "Save them.")
+        cut = {name: frames[:, :n] for name, frames in named.items()}
+        return cls(frames=cut[""] if list(cut) == [""] else cut)
 
     @classmethod
     def from_data(cls, name: str, root: Path | None, n: int | None = None) -> Material:
@@ -116,14 +126,43 @@ def _trained_on(path: Path) -> str:
     return str(name)
 
 
-def open_program(path: Path, dt: float | None = None, semantics: str | None = None) -> Program:
+def open_program(
+    path: Path,
+    dt: float | None = None,
+    semantics: str | None = None,
+    *,
+    time_unit: str = "s",
+    trust: bool = False,
+) -> Program:
     """The program in a bundle or file.
 
     Args:
-        dt: seconds per step, for files that do not say.
+        dt: seconds per step; needed by files that do not say, else in place of what they say.
         semantics: preset whose rules replace the program's own.
+        time_unit: of the times in the file, one of `rsc.time_unit.UNITS`.
+        trust: lift the limits on size, memory and time of reading a file.
+
+    Raises:
+        InputRefused: the file cannot be read, or nobody says the time step.
+        UsageError: unknown preset or unit.
     """
-    program = load_program(path, semantics=Semantics(dt=dt) if dt is not None else None)
+    if path.is_dir() or not path.exists():
+        program = Bundle.load(path).program
+    else:
+        graph = read_graph(path, trust=trust)
+        given = None if dt is None or declares(graph) else Semantics(dt)
+        program = Program.from_graph(graph, semantics=given)
+    return _adjusted(program, dt, semantics, time_unit)
+
+
+def _adjusted(program: Program, dt: float | None, semantics: str | None, time_unit: str) -> Program:
+    """A program with another time step, unit of time, or rules."""
+    if dt is not None:
+        rules = msgspec.structs.replace(program.semantics, dt=dt)
+        program = dataclasses.replace(program, semantics=rules)
+    if time_unit != "s":
+        seconds = in_seconds(program.graph, time_unit, program.semantics.dt)
+        program = dataclasses.replace(program, graph=seconds)
     return program if semantics is None else under(program, semantics)
 
 
@@ -139,6 +178,9 @@ def run_program(
     program: Program, on: str, material: Material, seed: int, probe: Sequence[str] = ()
 ) -> tuple[RunResult, TargetRow]:
     """Run once; the result and its line for reports."""
+    for issue in get_target(on).check(program):
+        if issue.severity == "warning":
+            warnings.warn(f"{issue.node + ': ' if issue.node else ''}{issue.what} {issue.fix}", stacklevel=2)
     with deploy(program, on) as model:
         result = material.run(model, seed, Probe.everything(tuple(probe)))
     return result, target_row(on, result, material, seed)
@@ -296,7 +338,7 @@ def certify_on(
 
 
 def lint_findings(
-    path: Path, dt: float | None, targets: Sequence[str], frames: Path | None = None
+    path: Path, reading: Reading, targets: Sequence[str], frames: Path | None = None
 ) -> list[Finding]:
     """What the targets would refuse or change; without targets, what our own say.
 
@@ -305,9 +347,10 @@ def lint_findings(
         InputRefused, MalformedFile: the program or the frames cannot be read.
     """
     if path.is_dir() or not path.exists():
-        program, declared = open_program(path, dt), True
+        program, declared = reading.program(path), True
     else:
-        program, declared = read_source(path, dt)
+        program, declared = read_source(path, reading.dt, trust=reading.trust)
+        program = _adjusted(program, reading.dt, reading.semantics, reading.time_unit)
     asked = list(targets or TARGETS)
     if frames is not None and "torch" not in asked:
         asked.append("torch")  # runs the sample

@@ -77,6 +77,21 @@ def complain(error: RscError) -> None:
             console.print(Text(f"  {part}"))
 
 
+def warn_plainly() -> None:
+    """Show this package's warnings on stderr as one sentence each, without file and line."""
+    import warnings
+
+    before = warnings.showwarning
+
+    def showing(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        if category is UserWarning and "rsc" in filename.split("/"):
+            sys.stderr.write(f"warning: {message}\n")
+        else:
+            before(message, category, filename, *rest)
+
+    warnings.showwarning = showing
+
+
 class _Bar:
     def __init__(self, bars: Any) -> None:
         self.bars, self.task = bars, None

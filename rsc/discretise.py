@@ -42,8 +42,6 @@ SPECIAL = {
 }
 EVERY_RULE = (*SPECIAL, "mixed", "zero")
 
-_TAUS = ("tau", "tau_syn", "tau_mem")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Coefficients:
@@ -141,37 +139,6 @@ def special_rules(semantics: Semantics, known: Collection[str] = ()) -> list[Iss
 def delay_steps(node: nir.Delay, dt: float) -> np.ndarray:
     """int64, the delay of each element in whole time steps, rounded to nearest (halves to even)."""
     return np.rint(_array(node.delay) / dt).astype(np.int64)
-
-
-def time_issues(name: str, node: Any, semantics: Semantics) -> list[Issue]:
-    """Time constants and delays that look as if they were not in seconds, or that dt cannot resolve.
-
-    NIR does not fix the unit of time: most tools write seconds, some milliseconds, some time steps,
-    and a wrong guess is a factor of 1000 without any error.
-    """
-    issues = [_tau_issue(name, field, node, semantics) for field in _TAUS if hasattr(node, field)]
-    if isinstance(node, nir.Delay):
-        steps = _array(node.delay) / semantics.dt
-        if (abs(steps - np.rint(steps)) > 1e-6 * np.maximum(1, abs(steps))).any():
-            text = f"Delay up to {_array(node.delay).max():g} s is no multiple of dt {semantics.dt:g} s."
-            issues.append(Issue("warning", name, text, "It is rounded to whole steps; choose another dt."))
-    return [issue for issue in issues if issue is not None]
-
-
-def _tau_issue(name: str, field: str, node: Any, semantics: Semantics) -> Issue | None:
-    tau = _array(getattr(node, field))
-    low, high = float(tau.min(initial=np.inf)), float(tau.max(initial=0.0))
-    if not low > 0:
-        return None
-    if high >= 1 or semantics.dt / high < 1e-4:
-        what = f"{field} is up to {high:g} s at dt {semantics.dt:g} s; its unit is probably ms or time steps."
-        fix = "NIR does not fix the unit: multiply tau by 1e-3 if it is in ms, by dt if it is in steps."
-        return Issue("warning", name, what, fix)
-    if semantics.dt / low > 1:
-        what = f"{field} is down to {low:g} s, shorter than dt {semantics.dt:g} s: the step is too long."
-        fix = "Use a smaller dt; if tau counts ms or time steps, convert it (and dt) to seconds."
-        return Issue("warning", name, what, fix)
-    return None
 
 
 def _leak(tau: Any, semantics: Semantics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -20,6 +20,8 @@ from rsc.delays import Edge, component_labels, delay_lines, delayed_edges
 from rsc.errors import InputRefused
 from rsc.program import Semantics
 
+DELAYED = "These edges hand over the value of the previous step"  # how a note on delays begins
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Topology:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import nir
 import numpy as np
@@ -103,7 +103,7 @@ def compare(
     *,
     x: np.ndarray | None = None,
     keys: Keys | None = None,
-    frames: np.ndarray | None = None,
+    frames: np.ndarray | Mapping[str, np.ndarray] | None = None,
     name: str = "",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ParityRow]:
@@ -112,7 +112,7 @@ def compare(
     Args:
         models: (target spec, deployed model), at least two.
         x, keys: images and noise keys; or
-        frames: ready-made frames [T, B, ...].
+        frames: ready-made frames [T, B, ...], by Input node if there are several.
         on_progress: called with images done and all images.
 
     Raises:
@@ -126,12 +126,13 @@ def compare(
                 "Parity needs images with keys, or frames.", "Neither was given.", "Use --input."
             )
         frames = encode(program.encoder, x, keys)
-    steps, batch = frames.shape[:2]
+    named = frames if isinstance(frames, Mapping) else {program.inputs[0]: frames}
+    steps, batch = next(iter(named.values())).shape[:2]
     pairs = [_Pair(models[0][1], model) for _, model in models[1:]]
     probe = _probe(program, models)
     size = _chunk_size(program, steps)
     for start in range(0, batch, size):
-        part = np.ascontiguousarray(frames[:, start : start + size])
+        part = {key: np.ascontiguousarray(x[:, start : start + size]) for key, x in named.items()}
         results = [model.run_frames(part, probe) for _, model in models]
         for pair, result in zip(pairs, results[1:], strict=True):
             pair.add(results[0], result, start)

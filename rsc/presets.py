@@ -35,13 +35,24 @@ class Preset:
     limits: str = ""
 
 
+_SINABS: dict[str, Any] = {
+    **{"integrator": "exponential", "comparison": ">=", "reset": "subtract"},
+    **{"spikes_per_step": "many", "input_gain": "one"},
+}
+
 PRESETS: dict[str, Preset] = {
     "snntorch": Preset(
         {"reset": "zero", "recurrent_bias": True},
         "v = (1 - b) v + b r x; v > thr -> 0",
         "snnTorch 1.0.0, import_from_nir; recordings of the NIR paper",
         "It imports one threshold per layer, v_leak 0, a CubaLIF with r = tau_mem/dt alone, and an IF with a "
-        "leak.",
+        'leak. Leaky with reset_mechanism "zero" spikes alike with and without reset_delay.',
+    ),
+    "snntorch-hold": Preset(
+        {"reset": "zero", "reset_step": "hold", "recurrent_bias": True},
+        "v = 0 where v > thr in the step before, else (1 - b) v + b r x",
+        'snnTorch 1.0.0, Synaptic, RLeaky, RSynaptic with reset_mechanism "zero" and reset_delay (default)',
+        "Leaky resets otherwise: see snntorch.",
     ),
     "snntorch-subtract": Preset(
         {"reset": "subtract", "reset_step": "next", "recurrent_bias": True},
@@ -69,14 +80,23 @@ PRESETS: dict[str, Preset] = {
         "It reads r as tau_mem/dt and v_leak as 0.",
     ),
     "sinabs": Preset(
-        {
-            **{"integrator": "exponential", "comparison": ">=", "reset": "subtract"},
-            **{"spikes_per_step": "many", "clamp": "if", "input_gain": "one"},
-        },
-        "v = a v + x; z = floor(v/thr); v = v - z thr; IF: v >= -thr",
-        "Sinabs 3.1.3, from_nir; recordings of the NIR paper, whose input is scaled by b",
-        "It counts tau in time steps: multiply it by dt. It refuses v_leak, reads no CubaLIF, and returns "
-        "the output of the wrong node where two branches meet.",
+        _SINABS,
+        "v = a v + x; z = floor(v/thr); v = v - z thr",
+        "Sinabs 2.0.3, layers with norm_input False; recordings of the NIR paper, whose input is scaled by b",
+        "It counts tau in time steps: --time-unit steps. to_nir drops tau_syn, min_v_mem and norm_input. "
+        "from_nir refuses v_leak and reads no CubaLIF.",
+    ),
+    "sinabs-norm": Preset(
+        _SINABS | {"input_gain": "leak"},
+        "v = a v + (1 - a) x; z = floor(v/thr); v = v - z thr",
+        "Sinabs 2.0.3, LIF with norm_input True, its default",
+        "As sinabs.",
+    ),
+    "sinabs-import": Preset(
+        _SINABS | {"clamp": "if"},
+        "as sinabs; IF: v >= -thr",
+        "Sinabs 2.0.3, from_nir",
+        "As sinabs. It returns the output of the wrong node where two branches meet.",
     ),
     "spikingjelly": Preset(
         {"comparison": ">=", "v0": "v_leak"},

@@ -118,6 +118,8 @@ class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         reset_step: "same": v_t is h_t after its reset. "next": v_t = h_t, and the step after resets for
             z' = [v_{t-1} > v_threshold]: h_t = kept v_{t-1} + ... - z' v_threshold ("subtract", the leak
             does not touch what is taken away), or v_{t-1} is replaced before it leaks (other resets).
+            "hold": v_t = h_t, and in the step after z' = 1 the membrane is at its reset value whatever
+            arrives (resets to a value).
             "crossing": the reset takes place inside the step, when v reaches v_threshold under the input
             held over the step, and v goes on from there (integrator "exponential").
         spikes_per_step: "one", or "many": z_t = max(0, floor(h_t / v_threshold)) under ">=", and
@@ -141,7 +143,7 @@ class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     comparison: Literal[">", ">="] = _written(">")
     readout: Literal["mean", "sum", "last"] = _written("mean")
     delayed_edges: tuple[tuple[str, str], ...] | None = _written(None)
-    reset_step: Literal["same", "next", "crossing"] = "same"
+    reset_step: Literal["same", "next", "hold", "crossing"] = "same"
     spikes_per_step: Literal["one", "many"] = "one"
     clamp: Literal["none", "if", "all"] = "none"
     v0: Literal["zero", "v_leak"] = "zero"
@@ -160,6 +162,12 @@ class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
                     f"It is one of {', '.join(map(repr, choices))}.",
                     "Correct it.",
                 )
+        if self.reset_step == "hold" and self.reset == "subtract":
+            raise UsageError(
+                "Semantics have reset_step 'hold' and reset 'subtract'.",
+                "A membrane is held at a value.",
+                "Use reset 'value' or 'zero', or reset_step 'next'.",
+            )
         if self.reset_step == "crossing" and self.integrator != "exponential":
             raise UsageError(
                 f"Semantics have reset_step 'crossing' and integrator '{self.integrator}'.",
@@ -268,11 +276,7 @@ class Program:
             InputRefused: no metadata and no `semantics` in `fallback`.
             MalformedFile: the metadata is there but cannot be read.
         """
-        found = [
-            node.metadata[METADATA_KEY]
-            for _, node in sorted(graph.nodes.items())
-            if isinstance(node, nir.Input) and METADATA_KEY in node.metadata
-        ]
+        found = _declarations(graph)
         if not found:
             if fallback.get("semantics") is None:
                 raise InputRefused(
@@ -300,14 +304,29 @@ class Program:
         return cls(graph, **(fields | given))
 
 
+def declares(graph: nir.NIRGraph) -> bool:
+    """Whether a graph carries the metadata of a program: semantics, encoder, bounds, labels."""
+    return bool(_declarations(graph))
+
+
+def _declarations(graph: nir.NIRGraph) -> list[Any]:
+    return [
+        node.metadata[METADATA_KEY]
+        for _, node in sorted(graph.nodes.items())
+        if isinstance(node, nir.Input) and METADATA_KEY in node.metadata
+    ]
+
+
 def _frozen_copy(graph: nir.NIRGraph) -> nir.NIRGraph:
     graph = copy.deepcopy(graph)
     for _, node in walk(graph):
         if hasattr(node, "metadata"):
             node.metadata.pop(METADATA_KEY, None)
-        for value in vars(node).values():
-            if isinstance(value, np.ndarray):
-                value.setflags(write=False)
+        for key, value in list(vars(node).items()):
+            if hasattr(value, "detach"):  # exporters leave torch tensors in their graphs
+                setattr(node, key, np.array(value.detach().cpu()))
+            if isinstance(getattr(node, key), np.ndarray):
+                getattr(node, key).setflags(write=False)
     return graph
 
 

@@ -155,6 +155,7 @@ CASES: list[tuple[str, str, str, tuple[Any, dict[str, Any]], tuple[Any, dict[str
     ("reset-rule", "", "info", (SUBTRACT, {}), (LIF, {})),
     ("reset-rule", "norse-file", "warning", (SUBTRACT, {}), (LIF, {})),
     ("reset-rule", "sinabs", "warning", (LIF, {}), (SUBTRACT, {})),
+    ("export-fault", "", "warning", (STEP, {}), (LIF, {})),
     ("threshold-ties", "sinabs", "info", (LIF, {}), (program(LIF, comparison=">="), {})),
     ("threshold-ties", "sinabs", "warning", (WHOLE, {}), (LIF, {})),
     ("recurrence", "snntorch", "warning", (recurrent(0.0), {}), (LIF, {})),

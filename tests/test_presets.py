@@ -130,6 +130,19 @@ def test_a_value_put_in_at_the_next_step_leaks() -> None:
     distinct(lif(), {"reset_step": "next"}, "reset_step")
 
 
+def test_a_membrane_may_be_held_for_the_step_after_a_spike() -> None:
+    def step(v: float, x: float) -> tuple[float, float]:
+        h = 0.25 if v > 0.75 else h_of(v, x)
+        return h > 0.75, h
+
+    rules = {"reset_step": "hold"}
+    check(lif(), rules, *trains(step))
+    distinct(lif(), rules, "reset_step")
+    assert trains(step) != trains(lambda v, x: (h_of(0.25 if v > 0.75 else v, x) > 0.75, h_of(v, x)))
+    with pytest.raises(UsageError, match="held at a value"):
+        Semantics(DT, reset="subtract", reset_step="hold")
+
+
 @pytest.mark.parametrize("comparison", [">", ">="])
 @pytest.mark.parametrize("reset", ["value", "subtract"])
 def test_several_spikes_per_step(comparison: Any, reset: Any) -> None:

@@ -9,11 +9,12 @@ import nir
 import numpy as np
 import pytest
 
-from rsc.discretise import coefficients, delay_steps, time_issues
+from rsc.discretise import coefficients, delay_steps
 from rsc.errors import UnsupportedNode, UsageError
 from rsc.hw_targets import deploy, get_target
 from rsc.program import Program, Semantics
 from rsc.results import Issue, Probe
+from rsc.time_unit import time_issues
 
 DT = 1e-3
 EULER, EXACT = Semantics(DT), Semantics(DT, integrator="exponential")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rsc.discretise import time_issues
 from rsc.export.lint.finding import Finding, Subject
+from rsc.time_unit import time_issues
 
 RULE = "time-unit"
 
 
 def check(subject: Subject) -> Iterator[Finding]:
-    """The findings of `rsc.discretise.time_issues`."""
+    """The findings of `rsc.time_unit.time_issues`."""
     why = "NIR does not fix the unit of time: tools write seconds, milliseconds or time steps."
     for name, node in subject.nodes:
         for issue in time_issues(name, node, subject.program.semantics):

@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Remember the targets before the tests are collected."""
-    third_party.GIVEN = tuple(config.getoption("--target", default=[]))
+    third_party.GIVEN = tuple(config.getoption("--target", default=None) or ())
     for spec in third_party.GIVEN:
         try:
             third_party.target_of(spec)

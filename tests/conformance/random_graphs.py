@@ -82,7 +82,7 @@ def _edges(draw: st.DrawFn, names: list[str], nodes: dict[str, Any]) -> list[tup
 def _rules(draw: st.DrawFn) -> dict[str, Any]:
     """The habits of other simulators, each as often as not; none of them half of the time."""
     rules = {
-        "reset_step": ("same", "next"),
+        "reset_step": ("same", "next", "hold"),
         "spikes_per_step": ("one", "many"),
         "clamp": ("none", "if", "all"),
         "v0": ("zero", "v_leak"),
@@ -93,7 +93,9 @@ def _rules(draw: st.DrawFn) -> dict[str, Any]:
     }
     if draw(st.booleans()):
         return {}
-    return {name: draw(st.sampled_from(choices)) for name, choices in rules.items()}
+    drawn: dict[str, Any] = {name: draw(st.sampled_from(choices)) for name, choices in rules.items()}
+    resets = ("value", "zero") if drawn["reset_step"] == "hold" else ("value", "zero", "subtract")
+    return drawn | {"reset": draw(st.sampled_from(resets))}
 
 
 @st.composite
@@ -105,7 +107,6 @@ def programs(draw: st.DrawFn, plain: bool = False) -> Program:
     nodes["output"] = taken((n,))
     semantics = Semantics(
         DT,
-        reset="value" if plain else draw(st.sampled_from(("value", "zero", "subtract"))),
         comparison=">" if plain else draw(st.sampled_from((">", ">="))),
         **({} if plain else _rules(draw)),
     )

@@ -291,7 +291,8 @@ def test_a_convolutional_file_runs_alike_on_both() -> None:
 def test_weights_of_the_convolutional_file_are_those_it_was_made_from() -> None:
     graph = read_graph(FOLDER / "02_cnn" / "cnn_sinabs.nir")
     given = torch.load(FOLDER / "02_cnn" / "pretrained_ann_weights.pth", weights_only=True)
-    read = [graph.nodes[name].weight for name in sorted(graph.nodes) if hasattr(graph.nodes[name], "weight")]
+    nodes: list[Any] = [graph.nodes[name] for name in sorted(graph.nodes)]
+    read = [node.weight for node in nodes if hasattr(node, "weight")]
     assert len(read) == len(given) == 5
     for weight in given.values():
         assert any(w.shape == weight.shape and np.array_equal(w, weight.numpy()) for w in read)

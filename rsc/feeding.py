@@ -1,0 +1,68 @@
+"""The options that several verbs share: how a program file is read, and what it is fed.
+
+Plain values; everything heavy is imported when they are used, so `rsc --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rsc.commands import Material
+    from rsc.program import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a file is read that does not say everything itself."""
+
+    dt: float | None = None
+    """Seconds per step, for .nir files that do not say."""
+    semantics: str | None = None
+    """Rules of a simulator in place of the file's, e.g. snntorch; see docs/conventions.md."""
+    time_unit: Literal["s", "ms", "steps", "norse"] = "s"
+    """Of the time constants in the file; norse: as Norse 1.1.0 exports them."""
+    trust: bool = False
+    """Lift the limits on size, memory and time of reading a .nir file."""
+
+    def program(self, path: Path) -> Program:
+        """The program in a bundle or file."""
+        from rsc.commands import open_program
+
+        return open_program(path, self.dt, self.semantics, time_unit=self.time_unit, trust=self.trust)
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Which labelled images."""
+
+    n: int | None = None
+    """First n samples only."""
+    seed: int = 0
+    """Of the encoder's noise."""
+    data: str | None = None
+    """Data set; the one the bundle was trained on by default."""
+    data_root: Path | None = None
+    """Folder of data sets that are not embedded."""
+
+    def material(self, path: Path) -> Material:
+        """The images."""
+        from rsc.commands import Material
+
+        return Material.choose(path, None, self.data, self.data_root, self.n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed(Images):
+    """Labelled images, or ready-made frames."""
+
+    input: Path | None = None
+    """Frames [T, B, ...] as .npy instead of a data set; .npz with an array per Input node."""
+
+    def material(self, path: Path) -> Material:
+        """The frames, or the images."""
+        from rsc.commands import Material
+
+        return Material.choose(path, self.input, self.data, self.data_root, self.n)
