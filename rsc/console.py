@@ -81,6 +81,7 @@ def warn_plainly() -> None:
     """Show this package's warnings on stderr as one sentence each, without file and line."""
     import warnings
 
+    warnings.filterwarnings("default", category=UserWarning, module=r"rsc\.")
     before = warnings.showwarning
 
     def showing(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:

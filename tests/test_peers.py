@@ -47,7 +47,7 @@ def need(name: str) -> None:
         pytest.skip(f"{missing.reason} {missing.fix}")
 
 
-def grown(*layers: nn.Module) -> nn.Sequential:
+def grown(*layers: nn.Module) -> Any:
     """Layers in a row with weights that make neurons fire."""
     torch.manual_seed(1)
     for layer in layers:
@@ -57,7 +57,7 @@ def grown(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def by_step(network: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], Tensor]:
+def by_step(network: Any) -> Callable[[np.ndarray], Tensor]:
     return lambda x: torch.stack([network(torch.from_numpy(frame)) for frame in x])
 
 
@@ -242,7 +242,8 @@ def chain(*nodes: Any) -> nir.NIRGraph:
 
 def weights(seed: int, n: int = 4) -> nir.Affine:
     rng = np.random.default_rng(seed)
-    return nir.Affine(rng.normal(size=(3, n)).astype(np.float32), rng.normal(size=3).astype(np.float32) / 8)
+    weight, bias = rng.normal(size=(3, n)).astype(np.float32), rng.normal(size=3).astype(np.float32) / 8
+    return nir.Affine(weight, bias)
 
 
 def neuron(kind: Any, dt: float, **changes: Any) -> Any:
@@ -253,7 +254,8 @@ def neuron(kind: Any, dt: float, **changes: Any) -> Any:
         fields["v_threshold"] = 3.0
     elif kind is nir.LIF:
         fields |= {"tau": 10 * dt, "v_leak": 0.0}
-    return kind(**{k: np.full(3, v) * np.ones(3) for k, v in (fields | changes).items()})
+    arrays: Any = {k: np.full(3, v) * np.ones(3) for k, v in (fields | changes).items()}
+    return kind(**arrays)
 
 
 EACH = np.array([0.1, 0.13, 0.17])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -481,3 +482,9 @@ def test_the_membrane_after_a_reset_inside_the_step_has_its_own_derivative() -> 
     detached = rule_scan(x, v, leak, Fire(0.75, 0.25), rules, None, 0.0)
     (slope,) = torch.autograd.grad(detached[1].sum(), x)
     assert ((slope == 0) == (detached[0] > 0)).all()
+
+
+def test_the_manual_names_every_rule_and_preset() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "nir.md").read_text()
+    fields = {field.name for field in msgspec.structs.fields(Semantics)} - {"readout"}
+    assert [name for name in (*fields, *PRESETS) if f"`{name}`" not in text] == []
