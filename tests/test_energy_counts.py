@@ -366,11 +366,16 @@ def test_frames_stand_in_for_the_raster_of_the_input_and_are_checked(events: Run
         count(program(), record, T, input_events=True, frames={"image": XE})
 
 
-def test_named_delays_are_followed() -> None:
+@pytest.mark.parametrize(
+    ("named", "steps"),
+    [((("lif3", "rec"),), 1), ((("rec", "lif3"),), 1), ((("lif3", "rec"), ("rec", "lif3")), 2)],
+)
+def test_named_delays_are_followed(named: tuple[tuple[str, str], ...], steps: int) -> None:
+    """Before or behind the matrix, what arrives too late is not counted."""
     s2 = simulate(XE).s2
-    record = record_of(input=s2.reshape(T, 1, 54), lif3=simulate_recurrent(s2))
-    late = Semantics(dt=1e-3, delayed_edges=(("rec", "lif3"),))
-    net = Program(recurrent_program().graph, late)
+    spikes = simulate_recurrent(s2)
+    record = record_of(input=s2.reshape(T, 1, 54), lif3=spikes)
+    net = Program(recurrent_program().graph, Semantics(dt=1e-3, delayed_edges=named))
     loop = count(net, record, T, input_events=True)["rec"]
     assert SEMANTICS.delayed_edges is None
-    assert int(loop.per_pass("sop")[0]) == 40
+    assert int(loop.per_pass("sop")[0]) == 10 * int(spikes[: T - steps].sum())

@@ -30,7 +30,9 @@ class Edge:
     """Values of `source` arriving at `target` through the transparent nodes `path`.
 
     Fields:
-        lag: steps that the values travel because links of the way close a loop (Delay nodes not included).
+        lag: steps that the values travel because links of the way close a loop (Delay nodes not included). A
+            link that is delayed behind a weighted node counts as if it were before it: what the node makes
+            of the last step's events is delivered to nobody.
     """
 
     source: str
@@ -87,7 +89,13 @@ def open_net(program: Program) -> Net:
     if orphans:
         raise InputRefused(f"Nothing feeds node '{orphans[0]}'.", "It has no incoming edge.", "Connect it.")
     net = Net(graph.nodes, before, infer_shapes(graph), program.inputs, graph.delayed, {})
-    arrivals = {n: tuple(_trace(net, n, n, (), 0)) for n in graph.nodes if n not in program.inputs}
+    arrivals = {}
+    for name in graph.nodes:
+        if name not in program.inputs:
+            after = graph.successors[name]
+            behind = bool(after) and all((name, b) in graph.delayed for b in after)
+            late = int(behind and isinstance(graph.nodes[name], WEIGHTED))
+            arrivals[name] = tuple(_trace(net, name, name, (), late))
     return dataclasses.replace(net, arrivals=arrivals)
 
 

@@ -165,6 +165,7 @@ def cycles() -> list[Case]:
         ),
         populations(),
         populations(heard_at_once=True),
+        skipping_loop(),
         synaptic_loop(),
         delay_loop(np.full(3, 2)),
         delay_loop(np.array([1, 3, 2])),
@@ -207,6 +208,20 @@ def populations(heard_at_once: bool = False) -> Case:
         return Case("two populations in a loop", of, FRAMES, expected)
     named = Semantics(dt=DT, delayed_edges=(("r", "a"),))
     return Case("two populations, one of them heard at once", of, FRAMES, expected, named)
+
+
+def skipping_loop() -> Case:
+    """Two populations in a loop that both hear the input; one output."""
+    nodes = {"a": lif(), "b": lif(), "w": nir.Linear(W), "r": nir.Linear(REC)}
+    of = graph(ENDS | nodes, "input a", "input b", "a w", "w b", "b r", "r a", "b output")
+    va = vb = za = zb = np.zeros(FRAMES.shape[1:])
+    outputs = []
+    for x in FRAMES:
+        va, vb = va / 2 + x + zb @ REC.T, vb / 2 + x + za @ W.T
+        za, zb = (va > 1).astype(float), (vb > 1).astype(float)
+        va, vb = va * (1 - za), vb * (1 - zb)
+        outputs.append(zb)
+    return one("two populations in a loop, with a skip", of, FRAMES, np.stack(outputs))
 
 
 def synaptic_loop() -> Case:
