@@ -5,6 +5,7 @@ Signals are worked out here with numpy, one step at a time, from the rules in `r
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import nir
@@ -166,6 +167,8 @@ def cycles() -> list[Case]:
         populations(),
         populations(heard_at_once=True),
         skipping_loop(),
+        reordered(skipping_loop(), "output", "input", "r", "a", "w", "b"),
+        reordered(skipping_loop(), "a", "b", "input", "output", "r", "w"),
         synaptic_loop(),
         delay_loop(np.full(3, 2)),
         delay_loop(np.array([1, 3, 2])),
@@ -222,6 +225,13 @@ def skipping_loop() -> Case:
         va, vb = va * (1 - za), vb * (1 - zb)
         outputs.append(zb)
     return one("two populations in a loop, with a skip", of, FRAMES, np.stack(outputs))
+
+
+def reordered(case: Case, *order: str) -> Case:
+    """The same graph with its nodes and edges in another order."""
+    nodes = {name: case.graph.nodes[name] for name in order}
+    of = nir.NIRGraph(nodes, sorted(case.graph.edges), type_check=False)
+    return dataclasses.replace(case, name=f"{case.name}, {order[0]} first", graph=of)
 
 
 def synaptic_loop() -> Case:

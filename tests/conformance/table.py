@@ -78,6 +78,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "recurrent, heard outside": ("recurrent matrix heard outside",),
     "two populations in a loop": ("two populations in a loop", "two kinds of neuron in a loop"),
     "two populations in a loop, with a skip": ("two populations in a loop, with a skip",),
+    "the same, nodes in another order": (
+        *("two populations in a loop, with a skip, output first",),
+        *("two populations in a loop, with a skip, a first",),
+    ),
     "loop without neuron": ("cycle of a threshold", "cycle without neuron, delay named"),
     "loop through a Delay": (
         *("cycle through a Delay of [2, 2, 2]", "cycle through a Delay of [1, 3, 2]"),
