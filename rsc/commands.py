@@ -16,9 +16,9 @@ from rsc.bundle import Bundle
 from rsc.data import Dataset, load
 from rsc.energy import energy_report
 from rsc.energy.results import EnergyReport
-from rsc.errors import InputRefused, MalformedFile, UsageError
+from rsc.errors import InputRefused, MalformedFile, UsageError, unknown_name
 from rsc.evaluation import AttackPlan, Deployed, evaluate
-from rsc.export.lint import TOOLS, Activity, Finding, lint, read_source
+from rsc.export.lint import TOOLS, Activity, Finding, from_source, lint
 from rsc.export.reader import read_graph
 from rsc.files import write_atomic
 from rsc.hw_targets import TARGETS, DeployedModel, deploy, get_target
@@ -126,44 +126,59 @@ def _trained_on(path: Path) -> str:
     return str(name)
 
 
-def open_program(
-    path: Path,
-    dt: float | None = None,
-    semantics: str | None = None,
-    *,
-    time_unit: str = "s",
-    trust: bool = False,
-) -> Program:
-    """The program in a bundle or file.
-
-    Args:
-        dt: seconds per step; needed by files that do not say, else in place of what they say.
-        semantics: preset whose rules replace the program's own.
-        time_unit: of the times in the file, one of `rsc.time_unit.UNITS`.
-        trust: lift the limits on size, memory and time of reading a file.
+def open_program(path: Path, reading: Reading) -> Program:
+    """The program in a bundle or file, read as asked for.
 
     Raises:
-        InputRefused: the file cannot be read, or nobody says the time step.
-        UsageError: unknown preset or unit.
+        InputRefused: there is no such thing, it cannot be read, or nobody says the time step.
+        UsageError: unknown preset, unit or edge.
     """
-    if path.is_dir() or not path.exists():
-        program = Bundle.load(path).program
-    else:
-        graph = read_graph(path, trust=trust)
-        given = None if dt is None or declares(graph) else Semantics(dt)
-        program = Program.from_graph(graph, semantics=given)
-    return _adjusted(program, dt, semantics, time_unit)
+    if _is_bundle(path):
+        return reading.adjusted(Bundle.load(path).program)
+    graph = read_graph(path, trust=reading.trust)
+    given = None if reading.dt is None or declares(graph) else Semantics(reading.dt)
+    return reading.adjusted(Program.from_graph(graph, semantics=given))
 
 
-def _adjusted(program: Program, dt: float | None, semantics: str | None, time_unit: str) -> Program:
-    """A program with another time step, unit of time, or rules."""
-    if dt is not None:
-        rules = msgspec.structs.replace(program.semantics, dt=dt)
-        program = dataclasses.replace(program, semantics=rules)
-    if time_unit != "s":
-        seconds = in_seconds(program.graph, time_unit, program.semantics.dt)
+def adjusted(program: Program, reading: Reading) -> Program:
+    """A program with another time step, unit of time, rules, or delayed edges."""
+    changes: dict[str, Any] = {} if reading.dt is None else {"dt": reading.dt}
+    if changes:
+        program = dataclasses.replace(
+            program, semantics=msgspec.structs.replace(program.semantics, **changes)
+        )
+    if reading.time_unit != "s":
+        seconds = in_seconds(program.graph, reading.time_unit, program.semantics.dt)
         program = dataclasses.replace(program, graph=seconds)
-    return program if semantics is None else under(program, semantics)
+    if reading.semantics is not None:
+        program = under(program, reading.semantics)
+    if reading.delay:
+        named = msgspec.structs.replace(program.semantics, delayed_edges=_edges(reading.delay))
+        program = dataclasses.replace(program, semantics=named)
+    return program
+
+
+def _edges(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    pairs = [tuple(text.split(":")) for text in texts]
+    for text, pair in zip(texts, pairs, strict=True):
+        if len(pair) != 2 or not all(pair):
+            raise UsageError(f"--delay is '{text}'.", "An edge joins two nodes.", "Write FROM:TO.")
+    return tuple((a, b) for a, b in pairs)
+
+
+def _is_bundle(path: Path) -> bool:
+    """Whether a path is meant as a bundle folder.
+
+    Raises:
+        InputRefused: there is nothing.
+    """
+    if path.is_dir() or path.is_file():
+        return path.is_dir()
+    raise InputRefused(
+        f"There is no file or bundle '{path}'.",
+        "Nothing is there.",
+        "Check the path; `rsc train` makes bundles.",
+    )
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
@@ -346,12 +361,17 @@ def lint_findings(
         UsageError: unknown target.
         InputRefused, MalformedFile: the program or the frames cannot be read.
     """
-    if path.is_dir() or not path.exists():
-        program, declared = reading.program(path), True
-    else:
-        program, declared = read_source(path, reading.dt, trust=reading.trust)
-        program = _adjusted(program, reading.dt, reading.semantics, reading.time_unit)
     asked = list(targets or TARGETS)
+    for spec in asked:
+        if spec.split(":")[0] not in TARGETS and spec not in TOOLS:
+            raise unknown_name("target to lint for", spec, [*TARGETS, *TOOLS])
+    if _is_bundle(path):
+        program, declared, told = reading.program(path), True, True
+    else:
+        graph = read_graph(path, trust=reading.trust)
+        program, declared = from_source(graph, reading.dt)
+        told = declares(graph) or reading.semantics is not None
+        program = reading.adjusted(program)
     if frames is not None and "torch" not in asked:
         asked.append("torch")  # runs the sample
     issues = {spec: get_target(spec).check(program) for spec in asked if spec not in TOOLS}
@@ -360,7 +380,7 @@ def lint_findings(
         with deploy(program, "torch") as model:
             result = Material.from_file(frames).run(model, 0)
         activity = Activity(result.spikes.counts, len(next(iter(result.outputs.values()))))
-    return lint(program, asked, issues=issues, activity=activity, declared=declared)
+    return lint(program, asked, issues=issues, activity=activity, declared=declared, told=told)
 
 
 def target_list() -> list[TargetRow]:

@@ -8,8 +8,9 @@ NIR does not say which edge of a cycle carries the time step that makes it compu
    without one, a `Threshold`) and stay inside the strongly connected component are delayed: recurrent
    spikes arrive one step later.
 4. Without `recurrent_bias` (the default) such a delay moves behind each stateless node that hears
-   nothing else. That changes the first step alone: the node gives 0 there and not its bias, as in
-   Norse and nirtorch. With it the node hears 0 and adds its bias from the first step on.
+   nothing else, onto the edges that stay in the component. What leaves the cycle there is heard at
+   once, and what goes on around it is 0 at the first step and not the bias, as in Norse and nirtorch.
+   With `recurrent_bias` the node hears 0 at the first step and adds its bias from there on.
 
 The value before the first step is 0. The rules see the structure only, so a result depends neither on
 names nor on the order of nodes.
@@ -93,11 +94,13 @@ def _back_edges(nodes: Mapping[str, Any], edges: list[Edge]) -> set[Edge]:
 def _moved(
     back: set[Edge], nodes: Mapping[str, Any], edges: Collection[Edge], shifted: set[Edge]
 ) -> set[Edge]:
-    """Rule 4: from all edges into a stateless node to all edges out of it, as often as possible."""
+    """Rule 4: from all edges into a stateless node to those out of it that stay in the cycle."""
+    label = component_labels(nodes, edges)
     into: dict[str, set[Edge]] = {name: set() for name in nodes}
     out: dict[str, set[Edge]] = {name: set() for name in nodes}
     for a, b in edges:
-        out[a].add((a, b))
+        if label[a] == label[b]:
+            out[a].add((a, b))
         into[b].add((a, b))
     delayed, pending = set(back), sorted({b for _, b in back})
     while pending:

@@ -21,9 +21,11 @@ class Reading:
     dt: float | None = None
     """Seconds per step, for .nir files that do not say."""
     semantics: str | None = None
-    """Rules of a simulator in place of the file's, e.g. snntorch; see docs/conventions.md."""
+    """Rules of a simulator in place of the file's, e.g. snntorch; see docs/nir.md."""
     time_unit: Literal["s", "ms", "steps", "norse"] = "s"
     """Of the time constants in the file; norse: as Norse 1.1.0 exports them."""
+    delay: tuple[str, ...] = ()
+    """Edge FROM:TO that hands over the value of the step before; in place of the rule for cycles."""
     trust: bool = False
     """Lift the limits on size, memory and time of reading a .nir file."""
 
@@ -31,7 +33,13 @@ class Reading:
         """The program in a bundle or file."""
         from rsc.commands import open_program
 
-        return open_program(path, self.dt, self.semantics, time_unit=self.time_unit, trust=self.trust)
+        return open_program(path, self)
+
+    def adjusted(self, program: Program) -> Program:
+        """A program that was read already, with what these options change."""
+        from rsc.commands import adjusted
+
+        return adjusted(program, self)
 
 
 @dataclasses.dataclass(frozen=True)

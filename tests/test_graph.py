@@ -99,7 +99,7 @@ def test_all_populations_of_a_loop_are_treated_alike() -> None:
 def test_a_delay_moves_only_behind_nodes_that_hear_nothing_of_this_step() -> None:
     nodes = {"n": lif(), "a": linear(), "b": linear(), "c": linear()}
     chained = graph(ends(2) | nodes, "input n", "n a", "a b", "b c", "c n", "b output")
-    assert delayed(chained) == {("c", "n"), ("b", "output")}
+    assert delayed(chained) == {("c", "n")}
     shared = graph(ends(2) | nodes, "input a", "a n", "n b", "b a", "n c", "c output")
     assert delayed(shared) == {("b", "a")}
     direct = graph(ends(2) | nodes, "input a", "a n", "n a", "n b", "b c", "c output")
@@ -109,7 +109,7 @@ def test_a_delay_moves_only_behind_nodes_that_hear_nothing_of_this_step() -> Non
 def test_what_leaves_a_loop_is_not_delayed_even_through_a_nested_output() -> None:
     inner = graph(ends(2) | {"n": lif()}, "input n", "n output")
     around = graph(ends(2) | {"g": inner, "r": linear()}, "input g", "g r", "r g", "g output")
-    assert {b for _, b in delayed(around)} == {"g.n", "g.input"}
+    assert delayed(around) == {("r", "g.n")}
     assert delayed(around, Semantics(DT, recurrent_bias=True)) == {("g.n", "r")}
 
 

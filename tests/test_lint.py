@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from rsc.export import loihi
 from rsc.export.lint import RULES, TOOLS, Activity, Finding, blocking, lint, read_source
 from rsc.export.writer import write_program
 from rsc.hw_targets import deploy
+from rsc.presets import PRESETS, preset
 from rsc.program import EncoderSpec, Program, Semantics
 from rsc.results import Issue
 
@@ -154,6 +156,8 @@ CASES: list[tuple[str, str, str, tuple[Any, dict[str, Any]], tuple[Any, dict[str
     ("reset-rule", "", "info", (SUBTRACT, {}), (LIF, {})),
     ("reset-rule", "norse-file", "warning", (SUBTRACT, {}), (LIF, {})),
     ("reset-rule", "sinabs", "warning", (LIF, {}), (SUBTRACT, {})),
+    ("initial-state", "norse-file", "warning", (chain(affine(), neuron(nir.LIF, v_leak=0.1)), {}), (LIF, {})),
+    ("unknown-rule", "snntorch", "warning", (program(LIF, clamp="all"), {}), (LIF, {})),
     ("export-fault", "", "warning", (STEP, {}), (LIF, {})),
     ("threshold-ties", "sinabs", "info", (LIF, {}), (program(LIF, comparison=">="), {})),
     ("threshold-ties", "sinabs", "warning", (WHOLE, {}), (LIF, {})),
@@ -248,6 +252,69 @@ def test_findings_are_what_the_tool_does(name: str, tool: str) -> None:
         agrees = False
     serious = [f.rule for f in lint(of, [tool]) if f.target and f.severity != "info"]
     assert bool(serious) == (not agrees), serious
+
+
+HABITS: list[dict[str, Any]] = [
+    *({"clamp": "all"}, {"input_gain": "one"}, {"input_gain": "leak"}, {"current": "old"}),
+    *({"shift": "spikes"}, {"reset_step": "hold"}, {"reset_step": "next"}, {"v0": "v_leak"}),
+    *({"spikes_per_step": "many"}, {"integrator": "exponential"}, {"integrator": "mixed"}),
+    *({"comparison": ">="}, {"reset": "zero"}, {"reset": "subtract"}, {"recurrent_bias": True}),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("tool", [name for name in PEERS if name in TOOLS])
+def test_rules_that_a_tool_lacks_are_found_and_its_own_are_not(tool: str) -> None:
+    """A tool that differs is warned of, whatever the rule; one that agrees under its own preset is not."""
+    missing = peer(tool).available()
+    if missing is not None:
+        pytest.skip(f"{missing.reason} {missing.fix}")
+    agreed = differed = 0
+    for name, graph in FILES.items():
+        if name in ("convolution", "grouped", "pooling", "padded pooling", "flatten"):
+            continue  # their neurons are those of the others
+        x = (np.random.default_rng(3).random((80, 2, 3)) < 0.5).astype(np.float32)
+        try:
+            with torch.no_grad():
+                got = peer(tool).load(copy.deepcopy(graph), DT)(torch.from_numpy(x)).numpy()
+        except Exception:
+            continue
+        for rules in ({"preset": TOOLS[tool].preset}, *HABITS):
+            told = preset(rules["preset"], DT) if "preset" in rules else Semantics(DT, **rules)
+            of = Program(graph, told)
+            expected = deploy(of, "torch:float64").run_frames(x).outputs["output"]
+            agrees = got.shape == expected.shape and np.allclose(got, expected, atol=1e-5)
+            found = [f.rule for f in lint(of, [tool], told=True) if f.target and f.severity != "info"]
+            if not agrees:
+                differed += 1
+                assert found, (name, rules)
+            elif "preset" in rules:
+                agreed += 1
+                assert set(found) <= {"dt-mismatch"}, (name, found)  # the unit of tau is not a rule
+    assert agreed > 2
+    assert differed > 20
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_linted_for_every_tool(name: str) -> None:
+    for graph in (
+        LIF,
+        CUBA,
+        recurrent(0.5),
+        chain(affine(), neuron(nir.IF)),
+        chain(affine(), neuron(nir.LI)),
+    ):
+        graph = graph.graph if isinstance(graph, Program) else graph
+        lint(Program(graph, preset(name, DT)), list(TOOLS))
+
+
+def test_what_is_known_of_a_tool_is_what_its_preset_does() -> None:
+    for tool in TOOLS.values():
+        if tool.preset:
+            rules = PRESETS[tool.preset].rules
+            decay = "euler" if rules.get("integrator", "euler") == "euler" else "exponential"
+            assert (tool.comparison, tool.decay) == (rules.get("comparison", ">"), decay), tool.name
+            assert tool.reset == rules.get("reset", "value"), tool.name
 
 
 def test_the_worst_comes_first_and_errors_block() -> None:

@@ -20,6 +20,7 @@ from rsc.export.lint import (
     flatten,
     gain,
     grouped,
+    habits,
     input_weight,
     integrator,
     leak,
@@ -35,6 +36,7 @@ from rsc.export.lint import (
     reset_rule,
     resistance,
     scalars,
+    start,
     time_step,
     time_unit,
     unsupported,
@@ -42,12 +44,22 @@ from rsc.export.lint import (
     weight_type,
 )
 from rsc.export.lint.finding import Activity, Finding, Subject
-from rsc.export.lint.source import read_source
+from rsc.export.lint.source import from_source, read_source
 from rsc.export.lint.tools import TOOLS
 from rsc.program import Program
 from rsc.results import Issue
 
-__all__ = ["RULES", "TOOLS", "Activity", "Finding", "Subject", "blocking", "lint", "read_source"]
+__all__ = [
+    "RULES",
+    "TOOLS",
+    "Activity",
+    "Finding",
+    "Subject",
+    "blocking",
+    "from_source",
+    "lint",
+    "read_source",
+]
 
 RULES: dict[str, Callable[[Subject], Iterable[Finding]]] = {
     unsupported.RULE: unsupported.check,
@@ -65,8 +77,10 @@ RULES: dict[str, Callable[[Subject], Iterable[Finding]]] = {
     per_layer.RULE: per_layer.check,
     axes.RULE: axes.check,
     leak.RULE: leak.check,
+    start.RULE: start.check,
     v_reset.RULE: v_reset.check,
     reset_rule.RULE: reset_rule.check,
+    habits.RULE: habits.check,
     exporter.RULE: exporter.check,
     comparison.RULE: comparison.check,
     recurrence.RULE: recurrence.check,
@@ -92,6 +106,7 @@ def lint(
     issues: Mapping[str, Sequence[Issue]] | None = None,
     activity: Activity | None = None,
     declared: bool = True,
+    told: bool = False,
 ) -> list[Finding]:
     """Everything that the targets would refuse or change, the worst first.
 
@@ -100,6 +115,7 @@ def lint(
         issues: own target -> what its `check` found, an empty list if nothing.
         activity: spike counts of a run, for the layers that never or always fire.
         declared: False if the time step of `program` is an assumption.
+        told: True if its rules were stated, by the file's own metadata or by a preset.
 
     Raises:
         UsageError: a target is neither a known tool nor in `issues`.
@@ -110,7 +126,7 @@ def lint(
             raise unknown_name(
                 "target to lint for", name, known, "Own targets need the issues of their check."
             )
-    subject = Subject(program, tuple(dict.fromkeys(targets)), issues or {}, activity, declared)
+    subject = Subject(program, tuple(dict.fromkeys(targets)), issues or {}, activity, declared, told)
     found = [finding for rule in RULES.values() for finding in rule(subject)]
     return sorted(found, key=lambda f: (_SEVERITIES.index(f.severity), f.target, f.node, f.rule))
 

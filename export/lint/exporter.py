@@ -19,8 +19,7 @@ SNNTORCH_DT = 1e-4  # s; fixed in its code
 def check(subject: Subject) -> Iterator[Finding]:
     """snnTorch: its default reset by subtraction is written as v_reset = 0. Wrong units: `time-unit`."""
     spiking = [node for _, node in subject.nodes if isinstance(node, RESETTING)]
-    by_value = subject.program.semantics.reset != "subtract"
-    if spiking and by_value and all(_from_snntorch(node) for node in spiking):
+    if spiking and not subject.told and all(_from_snntorch(node) for node in spiking):
         what = (
             f"Every neuron has r = tau / {SNNTORCH_DT:g} s, v_leak 0 and v_reset 0, as snnTorch writes them."
         )

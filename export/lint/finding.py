@@ -67,6 +67,7 @@ class Subject:
         issues: own target -> what its `check` found.
         activity: of a run, or None if there was none.
         declared: whether the time step was stated (by the file or the user); False if it was assumed.
+        told: whether the rules were stated (by the file's own metadata or a preset); False if they are ours.
     """
 
     program: Program
@@ -74,6 +75,7 @@ class Subject:
     issues: Mapping[str, Sequence[Issue]] = dataclasses.field(default_factory=dict)
     activity: Activity | None = None
     declared: bool = True
+    told: bool = False
 
     @property
     def dt(self) -> float:

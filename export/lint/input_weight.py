@@ -22,7 +22,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             if not isinstance(node, nir.CubaLIF):
                 continue
             scaled = synapse_gain(node, dt)
-            severity = verdict(gain, node.w_in, scaled)
+            severity = verdict(gain, (node.w_in, scaled), (node.w_in, synapse_gain(node, subject.dt)))
             if severity is not None:
                 what = f"w_in is {span(node.w_in)}, and w_in dt/tau_syn {span(scaled)}."
                 fix = "Set w_in to tau_syn/dt and divide the weights before it accordingly."

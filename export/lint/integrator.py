@@ -20,13 +20,13 @@ def check(subject: Subject) -> Iterator[Finding]:
     own = subject.program.semantics.integrator
     for tool in subject.tools:
         for name, node in subject.read_by(tool):
-            if tool.decay == own or not isinstance(node, LEAKY):
+            decay = "euler" if own == "euler" else "exponential"  # "mixed" decays so, too
+            if tool.decay == decay or not isinstance(node, LEAKY):
                 continue
             ratio = subject.dt / _shortest(node)
             kept = {"euler": 1 - ratio, "exponential": math.exp(-ratio)}
-            what = (
-                f"Per step the program keeps {kept[own]:.4g} of v or i, {tool.title} {kept[tool.decay]:.4g}."
-            )
+            theirs = f"{tool.title} {kept[tool.decay]:.4g}"
+            what = f"Per step the program keeps {kept[decay]:.4g} of v or i, {theirs}."
             why = (
                 f"The program integrates by the rule '{own}', the tool by '{tool.decay}'; NIR fixes neither."
             )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rsc.discretise import coefficients, effective_r
 from rsc.export.lint.finding import Finding, Severity, Subject, kind, membrane_gain, span
 from rsc.export.lint.tools import Exact, Gain, Tool
 
@@ -18,11 +19,15 @@ def check(subject: Subject) -> Iterator[Finding]:
     for tool in subject.tools:
         for name, node in subject.read_by(tool):
             gain = tool.gains.get(kind(node), Gain())
+            rules = subject.program.semantics
             scaled = membrane_gain(node, compared_dt(tool, gain, subject.dt))
-            severity = verdict(gain, node.r, scaled)
+            meant = effective_r(node, rules), coefficients(node, rules).beta
+            severity, why = verdict(gain, (node.r, scaled), meant), gain.why
+            if severity is None and gain.exact is None and not np.allclose(node.r, meant[0]):
+                severity, why = "warning", f"The program leaves r out, {tool.title} uses it."
             if severity is not None:
-                what = f"r is {span(node.r)}, and r dt/tau {span(scaled)}."
-                yield Finding(RULE, severity, tool.name, name, what, gain.why, _fix(gain))
+                what = f"r is {span(node.r)}, and an input of 1 adds {span(meant[1])} to v."
+                yield Finding(RULE, severity, tool.name, name, what, why, _fix(gain))
 
 
 def compared_dt(tool: Tool, gain: Gain, dt: float) -> float:
@@ -31,11 +36,16 @@ def compared_dt(tool: Tool, gain: Gain, dt: float) -> float:
     return dt if gain.accepts is None or constant is None else constant
 
 
-def verdict(gain: Gain, value: Any, scaled: Any) -> Severity | None:
-    """How bad a value is for a tool: "error" if refused, "warning" if changed, None if exact."""
-    if gain.accepts is not None and not _any_of(gain.accepts, value, scaled):
+def verdict(gain: Gain, written: tuple[Any, Any], meant: tuple[Any, Any]) -> Severity | None:
+    """How bad a value is for a tool: "error" if refused, "warning" if changed, None if exact.
+
+    Args:
+        written: the value in the file, and times dt/tau: what a tool may refuse.
+        meant: the same under the rules of the program: what a tool may change.
+    """
+    if gain.accepts is not None and not _any_of(gain.accepts, *written):
         return "error"
-    return None if gain.exact is None or _any_of(gain.exact, value, scaled) else "warning"
+    return None if gain.exact is None or _any_of(gain.exact, *meant) else "warning"
 
 
 def _any_of(cases: tuple[Exact, ...], value: Any, scaled: Any) -> bool:

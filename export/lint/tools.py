@@ -12,6 +12,9 @@ from typing import Literal
 
 import msgspec
 
+from rsc.discretise import SPECIAL
+from rsc.presets import PRESETS
+
 Exact = Literal["one", "step"]
 
 
@@ -62,6 +65,7 @@ class Tool(msgspec.Struct, frozen=True):
         reset: to v_reset ("value"), to 0 ("zero"), or by subtraction; `reset_note`: what else differs.
         comparison, decay: how it fires and leaks.
         gains: neuron kind -> r; "w_in" -> w_in of CubaLIF. A kind that is missing is exact.
+        preset: of `rsc.presets.PRESETS`, for the rules that have no field here; "" for the defaults.
         leaks: neuron kind -> what a v_leak other than 0 does; a kind that is missing is exact.
         uniform: fields that must have one value per layer, others are refused.
         first_only: fields of which only the first element is used.
@@ -88,6 +92,7 @@ class Tool(msgspec.Struct, frozen=True):
     reset: Literal["value", "zero", "subtract"]
     comparison: Literal[">", ">="]
     decay: Literal["euler", "exponential"]
+    preset: str = ""
     refusals: dict[str, str] = {}
     reset_note: str = ""
     gains: dict[str, Gain] = {}
@@ -109,6 +114,12 @@ class Tool(msgspec.Struct, frozen=True):
     flat_only: tuple[str, ...] = ()
     input_name: str = ""
 
+    @property
+    def habits(self) -> dict[str, object]:
+        """Field of `Semantics` -> what the tool does, for the fields in `rsc.discretise.SPECIAL`."""
+        own = PRESETS[self.preset].rules if self.preset else {}
+        return {field: own.get(field, default) for field, default in SPECIAL.items()}
+
 
 _PLAIN = frozenset({"Input", "Output", "Affine", "Linear"})
 _GAIN_ONE_PER_STEP = "It adds the input itself to v in each step (r dt/tau taken as 1)."
@@ -126,6 +137,7 @@ NORSE = Tool(
     name="norse-file",
     title="Norse 1.1.0 reading the file",
     basis="run",
+    preset="norse",
     nodes=_PLAIN | {"Conv2d", "SumPool2d", "Flatten", "IF", "LIF", "CubaLIF"},
     step=TimeStep("argument", 1e-3, "Call norse.torch.from_nir(graph, dt={dt:g})."),
     reset="zero",
@@ -136,10 +148,7 @@ NORSE = Tool(
         "IF": Gain(exact=("step",), why="Norse adds the input itself to v, without r and dt."),
     },
     leaks={
-        "LIF": Remark("warning", "Norse starts at v = v_leak instead of 0."),
-        "CubaLIF": Remark(
-            "warning", "Norse lets the synaptic current leak to v_leak too and starts v there."
-        ),
+        "CubaLIF": Remark("warning", "Norse lets the synaptic current leak to v_leak too."),
     },
     other_cycle=Remark("warning", "It delays the edge that closes the cycle in its own order of execution."),
     recurrent_bias="late",
@@ -154,6 +163,7 @@ SNNTORCH = Tool(
     name="snntorch",
     title="snnTorch 1.0.0",
     basis="run",
+    preset="snntorch",
     nodes=_PLAIN | {"Conv1d", "Conv2d", "SumPool2d", "AvgPool2d", "Flatten", "LIF", "CubaLIF"},
     refusals={
         "IF": "snnTorch makes a leaky neuron (beta 0.9) of it, whose output the next layer cannot take."
@@ -181,6 +191,7 @@ SINABS = Tool(
     name="sinabs",
     title="Sinabs 2.0.3",
     basis="run",
+    preset="sinabs-import",
     nodes=frozenset(
         {"Input", "Output", "Affine", "Conv1d", "Conv2d", "SumPool2d", "Flatten", "IF", "LI", "LIF"}
     ),
@@ -208,6 +219,7 @@ SPIKINGJELLY = Tool(
     name="spikingjelly",
     title="SpikingJelly 2.0.0",
     basis="run",
+    preset="spikingjelly",
     nodes=_PLAIN | {"Conv1d", "Conv2d", "SumPool2d", "AvgPool2d", "Flatten", "IF", "LIF", "CubaLIF"},
     step=TimeStep("argument", 1e-4, "Call import_from_nir(graph, dt={dt:g})."),
     reset="value",
@@ -239,12 +251,13 @@ ROCKPOOL = Tool(
     name="rockpool",
     title="Rockpool 3.1.0",
     basis="run",
+    preset="rockpool",
     nodes=_PLAIN | {"CubaLIF", "LI"},
     refusals={"LIF": "It reads the field tau_mem, which a NIR LIF does not have."},
     step=TimeStep("guess", None, "Give r the value tau_mem/dt - 1 in a copy for Rockpool."),
     reset="subtract",
     reset_note="It may fire several times in one step.",
-    comparison=">",
+    comparison=">=",
     decay="exponential",
     gains={
         "CubaLIF": Gain(exact=("step",), why=_GAIN_ONE_PER_STEP),
@@ -268,6 +281,7 @@ SPYX = Tool(
     name="spyx",
     title="Spyx 1.0.0",
     basis="read",
+    preset="spyx",
     nodes=_PLAIN | {"Conv2d", "SumPool2d", "Flatten", "IF", "LIF", "CubaLIF"},
     refusals={"LI": "It reads LI only with a Threshold right behind it."},
     step=TimeStep("argument", 1.0, "Call from_nir(graph, data, dt={dt:g})."),

@@ -45,8 +45,10 @@ written out, or from scipy. `python tests/conformance/matrix.py` writes this pag
 - **partly**: some cases exact; the rest as said.
 
 `reference`, `torch` and `norse` are targets of this package; `norse` rewrites a graph into what Norse
-runs exactly. The other columns are the tools' own importers, given the file as it is, their time step
-where they take one, and time constants in their unit; rules that they cannot be told count as refused.
+runs exactly. The other columns are the tools' own importers, given the graph from a file that nir.write
+wrote, their time step where they take one, and time constants in their unit; rules that they cannot be told
+count as refused. Each row isolates what it names: where it is about structure, the neurons are of the kind
+that every tool reads.
 The integer targets `loihi` and `lava` quantise, so this table does not fit them: they are compared with
 each other bit by bit, and with recordings of Lava and of a Loihi chip.
 """
@@ -121,11 +123,12 @@ TAIL = """
 
     pytest tests/conformance --target mypackage.mymodule:MyTarget
 
-runs every case, the recordings of other simulators, and random graphs against a class that follows
+in a clone of this repository runs every case and random graphs against a class that follows
 `rsc.hw_targets.Target` (`name`, `available()`, `check(program)`, `compile(program)`; a model that writes
-one hook, `_steps`). What it refuses is skipped with its reason; what it runs must be exact. If the model
-offers `run_state(frames, state)`, runs in chunks must equal whole ones. The same SPEC given to
-`tests/conformance/matrix.py` adds a column.
+one hook, `_steps`). What it refuses is skipped with its reason; what it runs must be exact, and something
+must run. If the model offers `run_state(frames, state)`, runs in chunks must equal whole ones. The
+recordings of other simulators (folder `paper` of the repository neuromorphs/NIR) are run where they lie in
+`../shared/conformance`. The same SPEC given to `tests/conformance/matrix.py` makes a page with its column.
 """
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 from cases import INTEGRATORS, STATELESS, Case
+from cases_loops import LOOPS
 from cases_neurons import SPIKING
 from cases_structure import STRUCTURE
 from graphs import program
@@ -16,12 +17,12 @@ from third_party import deployed, exact
 from rsc.errors import TargetUnavailable, UnsupportedNode
 from rsc.results import Probe
 
-ROWS = (*STATELESS, *INTEGRATORS, *SPIKING, *STRUCTURE)
+ROWS = (*STATELESS, *INTEGRATORS, *SPIKING, *STRUCTURE, *LOOPS)
 CASES = {case.name: case for case in ROWS}
 
 # What a reader looks for -> the rows that show it.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Affine": ("affine", "affine, scalar bias", "affine over the last axis"),
+    "Affine": ("affine", "affine over the last axis"),
     "Linear": ("linear",),
     "one matrix per row": ("affine, one weight per row",),
     "int8 weights": ("integer weights",),
@@ -66,7 +67,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "v at the threshold does not fire": ("IF, strictly above",),
     "rule: fires at >=": ("threshold, >=", "IF, at least", "LIF per neuron, >="),
-    "two edges into one node": ("edges are summed", "two matrices into one node"),
+    "two edges into a neuron": ("two matrices into a neuron",),
+    "two edges into the Output": ("edges are summed", "two matrices into the output"),
     "a branch that ends nowhere": ("a branch that ends nowhere",),
     "nodes without input": ("nodes that nothing feeds",),
     "several inputs and outputs": ("two inputs, two outputs",),
@@ -76,12 +78,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "recurrent, no bias": ("recurrent through a matrix without bias",),
     "recurrent, bias": ("recurrent", "recurrent, one matrix for input and spikes"),
     "recurrent, heard outside": ("recurrent matrix heard outside",),
-    "two populations in a loop": ("two populations in a loop", "two kinds of neuron in a loop"),
+    "two populations in a loop, bias": ("two populations in a loop",),
     "two populations in a loop, with a skip": ("two populations in a loop, with a skip",),
-    "the same, nodes in another order": (
-        *("two populations in a loop, with a skip, output first",),
-        *("two populations in a loop, with a skip, a first",),
+    "the same, nodes renamed": (
+        *("two populations in a loop, with a skip, sorted r a w b",),
+        *("two populations in a loop, with a skip, sorted b w a r",),
     ),
+    "two kinds of neuron in a loop": ("two kinds of neuron in a loop",),
     "loop without neuron": ("cycle of a threshold", "cycle without neuron, delay named"),
     "loop through a Delay": (
         *("cycle through a Delay of [2, 2, 2]", "cycle through a Delay of [1, 3, 2]"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import third_party
 from cases import INTEGRATORS
+from cases_loops import LOOPS
 from cases_neurons import SPIKING
 from cases_structure import STRUCTURE
 from graphs import program
@@ -58,8 +59,9 @@ REFUSED: dict[str, dict[str, tuple[str, ...]]] = {
         "Norse needs a matrix as weight": ("affine, one weight per row",),
     },
 }
-# Rows that show a closed form of what a group shows already.
+# Rows that show a closed form of what a group shows already, or what no file can hold.
 UNGROUPED = {
+    "affine, scalar bias",
     *("IF per neuron, >=, subtract", "LIF period, Euler", "recurrent, bias from the first step on"),
 }
 EXCLUDED = {(spec, name) for spec, reasons in REFUSED.items() for names in reasons.values() for name in names}
@@ -89,7 +91,7 @@ def streaming(name: str, spec: str) -> Any:
 
 
 @pytest.mark.parametrize("spec", STREAMING)
-@pytest.mark.parametrize("name", [case.name for case in (*INTEGRATORS, *SPIKING, *STRUCTURE)])
+@pytest.mark.parametrize("name", [case.name for case in (*INTEGRATORS, *SPIKING, *STRUCTURE, *LOOPS)])
 def test_one_step_at_a_time_gives_the_same(name: str, spec: str) -> None:
     case, model = CASES[name], streaming(name, spec)
     frames = case.frames if isinstance(case.frames, Mapping) else {"input": case.frames}
@@ -102,7 +104,7 @@ def test_one_step_at_a_time_gives_the_same(name: str, spec: str) -> None:
 
 
 @pytest.mark.parametrize("spec", STREAMING)
-@pytest.mark.parametrize("name", [case.name for case in STRUCTURE])
+@pytest.mark.parametrize("name", [case.name for case in (*STRUCTURE, *LOOPS)])
 def test_two_halves_give_the_same(name: str, spec: str) -> None:
     case, model = CASES[name], streaming(name, spec)
     frames = case.frames if isinstance(case.frames, Mapping) else {"input": case.frames}
@@ -113,7 +115,7 @@ def test_two_halves_give_the_same(name: str, spec: str) -> None:
         close(joined, case.outputs, slack(case, spec))
 
 
-LOOPS = {
+JOINTS = {
     "recurrent": 1,
     "recurrent, bias from the first step on": 1,
     "recurrent, one matrix for input and spikes": 0,
@@ -125,13 +127,13 @@ LOOPS = {
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", JOINTS)
 def test_a_matrix_put_together_with_its_population_changes_nothing(name: str) -> None:
     """Cut into chunks, too; recording the states keeps them apart."""
     case = CASES[name]
     model: Any = deploy(program(case.graph, case.semantics), "torch:float32")
     (cycle,) = model.module._cycles.values()
-    assert len(cycle.joints) == LOOPS[name]
+    assert len(cycle.joints) == JOINTS[name]
     apart = model.run_frames(case.frames, Probe(states=frozenset(cycle.names))).outputs
     close(apart, case.outputs, case.tolerance)
     state, parts = None, []
@@ -156,7 +158,9 @@ def test_groups_hold_every_row() -> None:
 
 
 def test_the_cases_can_tell_rules_apart() -> None:
-    fires = [case for case in (*SPIKING, *STRUCTURE) if "LIF" in case.name or "population" in case.name]
+    fires = [
+        case for case in (*SPIKING, *STRUCTURE, *LOOPS) if "LIF" in case.name or "population" in case.name
+    ]
     assert all(0 < values.mean() < 0.9 for case in fires for values in case.outputs.values())
     ahead, behind = (
         CASES[name].outputs["output"] for name in ("recurrent", "recurrent, bias from the first step on")

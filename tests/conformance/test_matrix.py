@@ -48,10 +48,16 @@ def test_the_page_says_what_other_tools_do(spec: str) -> None:
 OWN = """
 from rsc.hw_targets.reference import ReferenceTarget
 from rsc.program import Program
+from rsc.results import Issue
 
 
 class Sound(ReferenceTarget):
     pass
+
+
+class Unwilling(ReferenceTarget):
+    def check(self, program: Program):
+        return [Issue("error", "", "Not today.")]
 
 
 class Faulty(ReferenceTarget):
@@ -63,15 +69,18 @@ class Faulty(ReferenceTarget):
 """
 
 
-@pytest.mark.parametrize(("name", "status"), [("Sound", 0), ("Faulty", 1)])
+@pytest.mark.parametrize(("name", "status"), [("Sound", 0), ("Faulty", 1), ("Unwilling", 1)])
 def test_somebody_elses_target_is_tested_with_one_command(tmp_path: Path, name: str, status: int) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     command = [sys.executable, "-m", "pytest", str(FOLDER), "--target", f"mine:{name}", "-k", "affine or LIF"]
     command += ["-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    environment = {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    environment = {"OMP_NUM_THREADS": "1"}
+    found = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert found.returncode == status, found.stdout[-2000:]
-    assert ("LIF over channels" in found.stdout) == (status == 1)
+    assert ("FAILED" in found.stdout) == (name == "Faulty")
+    assert (f"mine:{name}: cases exact 0" in found.stdout) == (name == "Unwilling")
 
 
 def test_a_target_that_is_none_is_named(tmp_path: Path) -> None:
