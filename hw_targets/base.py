@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol, Self, final, runtime_checkable
+from typing import Any, Protocol, Self, final, runtime_checkable
 
 import numpy as np
 
@@ -97,18 +97,12 @@ class DeployedModel(ABC):
     ) -> RunResult:
         """Run ready-made frames [T, B, ...] (a mapping Input node -> frames if there are several inputs)."""
         probe = probe or Probe()
-        named = self._named(frames)
+        named = checked_frames(self.program, frames)
         _known_nodes(self.program, probe)
         start = time.perf_counter()
         result = self._steps(named, probe)
         wall = time.perf_counter() - start
-        for name, values in result.outputs.items():
-            if not np.isfinite(values).all():
-                raise TargetFault(
-                    f"Target '{self.target}' returned values that are not finite.",
-                    f"Output '{name}' holds NaN or infinity.",
-                    "Check the weights and the time step of the program.",
-                )
+        _finite(self.target, result)
         counts = dict(result.spikes.counts)
         if probe.counts:
             counts |= {name: (f != 0).sum(0, dtype=np.int64) for name, f in named.items()}
@@ -122,33 +116,113 @@ class DeployedModel(ABC):
             frames_digest=frames_digest(named),
         )
 
-    def _named(self, frames: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        inputs = self.program.inputs
-        if not isinstance(frames, Mapping):
-            if len(inputs) > 1:
-                raise InputRefused(
-                    "One array was given for several inputs.",
-                    f"Inputs: {', '.join(inputs)}.",
-                    "Give a mapping.",
-                )
-            frames = {inputs[0]: frames}
-        if set(frames) != set(inputs):
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class State:
+    """Everything a run carries from one step to the next; arrays or tensors [B, ...] by node.
+
+    Fields:
+        v, i: membrane potential and synaptic current, after the reset (before one due in the next step).
+        held: last value of each node that a delayed edge leaves.
+        lines: [longest delay, B, ...] past inputs of each Delay node, oldest first.
+    """
+
+    v: Mapping[str, Any]
+    i: Mapping[str, Any]
+    held: Mapping[str, Any]
+    lines: Mapping[str, Any]
+
+    @property
+    def batch(self) -> int | None:
+        """How many samples it is of; None where the program has no state."""
+        sizes = [len(x) for part in (self.v, self.i, self.held) for x in part.values()]
+        sizes += [x.shape[1] for x in self.lines.values()]
+        return sizes[0] if sizes else None
+
+
+class StreamingModel(DeployedModel):
+    """A model that hands out its state, so that a long recording may come in chunks."""
+
+    @abstractmethod
+    def _stream(self, frames: Mapping[str, np.ndarray], state: Any, probe: Probe) -> tuple[StepsResult, Any]:
+        """Run checked frames from `state` (None: the initial one); the result and the next state."""
+
+    @final
+    def run_state(
+        self,
+        frames: np.ndarray | Mapping[str, np.ndarray],
+        state: Any = None,
+        probe: Probe | None = None,
+    ) -> tuple[StepsResult, Any]:
+        """Run frames [T, B, ...] (by Input node if there are several) from `state`.
+
+        Args:
+            state: what an earlier call on a model of the same program returned; None to begin.
+
+        Returns:
+            the result of these steps alone, and the state to go on from.
+
+        Raises:
+            InputRefused: as `run_frames`; or the state is of another number of samples.
+        """
+        probe = probe or Probe()
+        named = checked_frames(self.program, frames)
+        _known_nodes(self.program, probe)
+        batch = next(iter(named.values())).shape[1]
+        if state is not None and state.batch not in (None, batch):
             raise InputRefused(
-                f"Frames were given for {sorted(frames)}.",
-                f"The program has {list(inputs)}.",
-                "Match the names.",
+                f"The state is of {state.batch} samples, the frames are of {batch}.",
+                "A recording goes on with the samples it began with.",
+                "Give all chunks in the same batch.",
             )
-        checked = {}
-        for name, value in frames.items():
-            node = self.program.graph.nodes[name]
-            shape = tuple(int(d) for d in np.atleast_1d(next(iter(node.input_type.values()))))
-            checked[name] = _checked(value, shape, 2, f"frames [T, B, ...] of '{name}'")
-        sizes = {v.shape[:2] for v in checked.values()}
-        if len(sizes) > 1 or any(0 in s for s in sizes):
+        result, after = self._stream(named, state, probe)
+        _finite(self.target, result)
+        return result, after
+
+    @final
+    def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
+        return self._stream(frames, None, probe)[0]
+
+
+def checked_frames(program: Program, frames: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Input node -> frames float32 [T, B, ...] of the program's shape, finite.
+
+    Raises:
+        InputRefused: names, shapes, sizes or values do not fit.
+    """
+    inputs = program.inputs
+    if not isinstance(frames, Mapping):
+        if len(inputs) > 1:
             raise InputRefused(
-                f"Frames have [T, B] = {sorted(sizes)}.", "All inputs share T >= 1 and B >= 1.", "Match them."
+                "One array was given for several inputs.", f"Inputs: {', '.join(inputs)}.", "Give a mapping."
             )
-        return checked
+        frames = {inputs[0]: frames}
+    if set(frames) != set(inputs):
+        raise InputRefused(
+            f"Frames were given for {sorted(frames)}.", f"The program has {list(inputs)}.", "Match the names."
+        )
+    checked = {}
+    for name, value in frames.items():
+        node = program.graph.nodes[name]
+        shape = tuple(int(d) for d in np.atleast_1d(next(iter(node.input_type.values()))))
+        checked[name] = _checked(value, shape, 2, f"frames [T, B, ...] of '{name}'")
+    sizes = {v.shape[:2] for v in checked.values()}
+    if len(sizes) > 1 or any(0 in s for s in sizes):
+        raise InputRefused(
+            f"Frames have [T, B] = {sorted(sizes)}.", "All inputs share T >= 1 and B >= 1.", "Match them."
+        )
+    return checked
+
+
+def _finite(target: str, result: StepsResult) -> None:
+    """Raise TargetFault unless all outputs are."""
+    for name, values in result.outputs.items():
+        if not np.isfinite(values).all():
+            raise TargetFault(
+                f"Target '{target}' returned values that are not finite.",
+                f"Output '{name}' holds NaN or infinity.",
+                "Check the weights and the time step of the program.",
+            )
 
 
 @runtime_checkable
@@ -207,10 +281,12 @@ def _checked(value: np.ndarray, shape: tuple[int, ...], lead: int, what: str) ->
             f"The program takes {shape} after {lead} leading {'axis' if lead == 1 else 'axes'}.",
             "Reshape them or use the program made for them.",
         )
-    array = np.require(array, np.float32, ["C", "W"])
-    if not np.isfinite(array).all():
-        raise InputRefused(f"The {what} are not finite.", "NaN or infinity found.", "Clean the input.")
-    return array
+    with np.errstate(over="ignore"):  # infinite then, and refused
+        single = np.require(array, np.float32, ["C", "W"])
+    if not np.isfinite(single).all():
+        large = "values beyond float32" if np.isfinite(array).all() else "NaN or infinity"
+        raise InputRefused(f"The {what} are not finite.", f"They hold {large}.", "Clean the input.")
+    return single
 
 
 def _known_nodes(program: Program, probe: Probe) -> None:

@@ -6,7 +6,6 @@ Slow and obvious on purpose. The equations are in `rsc.discretise` (neurons), `r
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import nir
@@ -15,7 +14,7 @@ import numpy as np
 from rsc.discretise import EVERY_RULE, NEURONS, SPIKING, Coefficients, coefficients, delay_steps
 from rsc.errors import UsageError
 from rsc.graph import topology
-from rsc.hw_targets.base import DeployedModel, StepsResult, refuse_errors
+from rsc.hw_targets.base import State, StepsResult, StreamingModel, refuse_errors
 from rsc.hw_targets.reference_check import check_program
 from rsc.hw_targets.reference_fire import fire_step
 from rsc.hw_targets.reference_ops import STATELESS
@@ -24,20 +23,8 @@ from rsc.results import Issue, Probe, SpikeRecord, Unavailable
 from rsc.shapes import infer_shapes, input_shapes
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ReferenceState:
-    """Everything a run carries from one step to the next; float64 arrays [B, ...] by node.
-
-    Fields:
-        v, i: membrane potential and synaptic current, after the reset (before one due in the next step).
-        held: last value of each node that a delayed edge leaves.
-        lines: [longest delay, B, ...] past inputs of each Delay node, oldest first.
-    """
-
-    v: Mapping[str, np.ndarray]
-    i: Mapping[str, np.ndarray]
-    held: Mapping[str, np.ndarray]
-    lines: Mapping[str, np.ndarray]
+class ReferenceState(State):
+    """float64 arrays."""
 
 
 class ReferenceTarget:
@@ -65,7 +52,7 @@ class ReferenceTarget:
         return ReferenceModel(program)
 
 
-class ReferenceModel(DeployedModel):
+class ReferenceModel(StreamingModel):
     """A program ready to be stepped in numpy."""
 
     target, arithmetic, version = "reference", "float64", np.__version__
@@ -102,18 +89,9 @@ class ReferenceModel(DeployedModel):
         v |= {name: v[name] + k.v0 for name, k in self.coefficients.items() if k.v0 is not None}
         return ReferenceState(v, zeros(synaptic), zeros(held), lines)
 
-    def run_state(
-        self,
-        frames: Mapping[str, np.ndarray],
-        state: ReferenceState | None = None,
-        probe: Probe | None = None,
+    def _stream(
+        self, frames: Mapping[str, np.ndarray], state: ReferenceState | None, probe: Probe
     ) -> tuple[StepsResult, ReferenceState]:
-        """Run frames (Input node -> [T, B, ...]) from `state`; a long recording may come in chunks.
-
-        Returns:
-            the result of these steps alone, and the state to go on from.
-        """
-        probe = probe or Probe()
         frames = {name: np.asarray(value, np.float64) for name, value in frames.items()}
         steps, batch = next(iter(frames.values())).shape[:2]
         state = state or self.initial_state(batch)
@@ -126,9 +104,6 @@ class ReferenceModel(DeployedModel):
             states.append({f"{name}.v": state.v[name] for name in watched})
             states[-1] |= {f"{name}.i": state.i[name] for name in watched & set(state.i)}
         return self._result(history, states, probe), state
-
-    def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
-        return self.run_state(frames, None, probe)[0]
 
     def _step(
         self, frames: Mapping[str, np.ndarray], state: ReferenceState, batch: int

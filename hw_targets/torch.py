@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rsc.discretise import EVERY_RULE, NEURONS, SPIKING
 from rsc.errors import UsageError
-from rsc.hw_targets.base import DeployedModel, StepsResult, refuse_errors
+from rsc.hw_targets.base import StepsResult, StreamingModel, refuse_errors
 from rsc.hw_targets.reference_check import check_program
 from rsc.hw_targets.torch_module import TorchModule
 from rsc.hw_targets.torch_state import TorchRun, TorchState
@@ -32,10 +32,11 @@ class TorchTarget:
 
     def __init__(self, *options: str) -> None:
         unknown = [option for option in options if option not in (*_DTYPES, *_DEVICES)]
-        if unknown:
+        twice = any(sum(option in kind for option in options) > 1 for kind in (_DTYPES, _DEVICES))
+        if unknown or twice:
             raise UsageError(
-                f"Target 'torch' has no option '{unknown[0]}'.",
-                f"Options: {', '.join((*_DTYPES, *_DEVICES))}.",
+                f"Target 'torch' has no option '{unknown[0] if unknown else ':'.join(options)}'.",
+                f"Options: {', '.join((*_DTYPES, *_DEVICES))}, one of each kind.",
                 "Correct it.",
             )
         self.arithmetic = next((o for o in options if o in _DTYPES), "float32")
@@ -59,7 +60,7 @@ class TorchTarget:
         return TorchModel(program, self.arithmetic, self.device)
 
 
-class TorchModel(DeployedModel):
+class TorchModel(StreamingModel):
     """A program on a device.
 
     Attributes:
@@ -73,15 +74,9 @@ class TorchModel(DeployedModel):
         self.module = TorchModule(program, _DTYPES[arithmetic]).to(device)
         self.device = torch.device(device)
 
-    def run_state(
-        self, frames: Mapping[str, np.ndarray], state: TorchState | None = None, probe: Probe | None = None
+    def _stream(
+        self, frames: Mapping[str, np.ndarray], state: TorchState | None, probe: Probe
     ) -> tuple[StepsResult, TorchState]:
-        """Run frames (Input node -> [T, B, ...]) from `state`; a long recording may come in chunks.
-
-        Returns:
-            the result of these steps alone, and the state to go on from.
-        """
-        probe = probe or Probe()
         tensors = {name: _tensor(value) for name, value in frames.items()}
         nodes = self.module.graph.nodes
         spiking = {name for name, node in nodes.items() if isinstance(node, SPIKING)}
@@ -91,9 +86,6 @@ class TorchModel(DeployedModel):
         with torch.inference_mode():
             run = self.module.run(tensors, state, keep, count, watched)
         return _result(run, self.program.outputs, rasters), run.state
-
-    def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
-        return self.run_state(frames, None, probe)[0]
 
 
 def _tensor(value: np.ndarray) -> Tensor:

@@ -133,6 +133,12 @@ class TorchModule(nn.Module):
             states: neuron nodes whose states are returned.
         """
         steps, batch = next(iter(frames.values())).shape[:2]
+        if state is not None and state.batch not in (None, batch):
+            raise UsageError(
+                f"The state is of {state.batch} samples, the frames are of {batch}.",
+                "A recording goes on with the samples it began with.",
+                "Slice the state: state[samples].",
+            )
         samples, span = self.tile(steps, batch, all(map(is_static, frames.values())))
         keep = frozenset(self.program.outputs if keep is None else keep)
         parts = []

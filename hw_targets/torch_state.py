@@ -8,21 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from rsc.hw_targets.base import State
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TorchState:
-    """Everything a run carries from one step to the next; tensors [B, ...] by node.
 
-    Fields:
-        v, i: membrane potential and synaptic current, after the reset.
-        held: last value of each node that a delayed edge leaves.
-        lines: [longest delay, B, ...] past inputs of each Delay node, oldest first.
-    """
-
-    v: Mapping[str, Tensor]
-    i: Mapping[str, Tensor]
-    held: Mapping[str, Tensor]
-    lines: Mapping[str, Tensor]
+class TorchState(State):
+    """Tensors."""
 
     def __getitem__(self, samples: slice) -> TorchState:
         """The state of some samples."""

@@ -24,15 +24,16 @@ from rsc.console import (
     run_line,
     show,
     show_part,
+    unforeseen,
     warn_plainly,
 )
 from rsc.errors import GateFailed, RscError
-from rsc.feeding import Feed, Images, Reading
+from rsc.feeding import Feed, Images, Reading, repeated
 from rsc.interrupt import stop_cleanly
 
 Program = Annotated[Positional[Path], arg(metavar="PROGRAM", help="bundle folder or .nir file")]
 ConfigArg = Annotated[Positional[Path], arg(metavar="CONFIG")]
-Targets = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TARGET", help="target, may be repeated")]
+Targets = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TARGET", help="target, one or several")]
 Texts = UseAppendAction[tuple[str, ...]]
 T = TypeVar("T")
 Flat = Annotated[T, arg(name="")]  # options of a group without the name of the group
@@ -125,13 +126,14 @@ def run(
 
     Args:
         on: target spec, see `rsc targets`.
-        probe: node whose spikes and states are kept in --out; may be repeated.
+        probe: neuron whose spikes and states are kept in --out; one or several.
         out: .npz to write: output, counts, spikes/NODE, v/NODE.
         json: print the result as JSON.
     """
-    from rsc.commands import run_program, save_result
+    from rsc.commands import announce, run_program, save_result
 
     loaded = reading.program(program)
+    announce(loaded, on)
     result, row = run_program(loaded, on, feed.material(program), feed.seed, probe)
     if out is not None:
         save_result(result, loaded, out)
@@ -141,7 +143,7 @@ def run(
 def parity(
     program: Program,
     on: Targets,
-    feed: Flat[Feed] = Feed(n=64),
+    feed: Flat[Feed] = Feed(most=64),
     reading: Flat[Reading] = Reading(),
     max_mismatch: float = 0.0,
     json: bool = False,
@@ -153,10 +155,11 @@ def parity(
         max_mismatch: share of differing spikes that passes the gate; 0 asks for exactness.
         json: print the comparison as JSON.
     """
-    from rsc.commands import parity_rows
+    from rsc.commands import announce, parity_rows
     from rsc.parity import spike_mismatch
 
     loaded, material = reading.program(program), feed.material(program)
+    announce(loaded, *on)
     with progress() as listener:
         rows = parity_rows(loaded, on, material, feed.seed, program.resolve().stem, listener)
     exact = all(row.exact for row in rows)
@@ -177,7 +180,7 @@ def energy(
     program: Program,
     on: str = "torch",
     profile: Texts = ("h45-int8", "loihi1-davies2018"),
-    feed: Flat[Feed] = Feed(n=100),
+    feed: Flat[Feed] = Feed(most=100),
     reading: Flat[Reading] = Reading(),
     json: bool = False,
 ) -> None:
@@ -185,12 +188,13 @@ def energy(
 
     Args:
         on: target that produces the spikes.
-        profile: cost profile (name or TOML path); may be repeated.
+        profile: cost profile (name or TOML path), one or several.
         json: print the report as JSON.
     """
-    from rsc.commands import energy_of
+    from rsc.commands import announce, energy_of
 
     loaded = reading.program(program)
+    announce(loaded, on)
     report = energy_of(loaded, on, profile, feed.material(program), feed.seed)
     emit(report) if json else show_part(energy=(report,))
 
@@ -203,7 +207,7 @@ def attack(
     steps: int = 20,
     eot: int = 4,
     draws: int = 16,
-    images: Flat[Images] = Images(n=100),
+    images: Flat[Images] = Images(most=100),
     json: bool = False,
 ) -> None:
     """Attack with FGSM and EOT-PGD; score on fresh noise on every target.
@@ -232,7 +236,7 @@ def certify(
     draws: int = 1000,
     alpha: float = 0.001,
     radii: str = "0,0.05,0.1,0.15,0.2,0.25,0.3",
-    images: Flat[Images] = Images(n=100),
+    images: Flat[Images] = Images(most=100),
     json: bool = False,
 ) -> None:
     """Certify L2 radii of the voted classifier by randomized smoothing.
@@ -263,7 +267,7 @@ def lint(
 
     Args:
         target: our targets, or norse-file, snntorch, sinabs, spikingjelly, rockpool, spyx, nengo, lava-dl;
-            may be repeated; all of ours by default.
+            one or several; all of ours by default.
         input: frames [T, B, ...] as .npy: also finds layers that never or always fire.
     """
     from rsc.commands import lint_findings
@@ -312,6 +316,8 @@ def lava(action: Positional[Literal["install", "status", "remove"]], json: bool 
     emit(status) if json else show(lava_line(status))
 
 
+REPEATED = ("--on", "--for", "--probe", "--profile", "--delay")  # options that take one value or several
+
 VERBS = {
     "demo": demo,
     "train": train,
@@ -336,7 +342,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         words = sys.argv[1:] if arguments is None else arguments
         if words and words[0] in VERBS:
-            tyro.cli(VERBS[words[0]], prog=f"rsc {words[0]}", args=words[1:], use_underscores=False)
+            given = repeated(words[1:], REPEATED)
+            tyro.cli(VERBS[words[0]], prog=f"rsc {words[0]}", args=given, use_underscores=False)
         else:
             summary = "Train, export, deploy, measure and attack spiking networks."
             listed = {name: _title(verb) for name, verb in VERBS.items()}
@@ -344,6 +351,11 @@ def main(arguments: list[str] | None = None) -> None:
     except RscError as error:
         complain(error)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if os.environ.get("RSC_TRACEBACK"):
+            raise
+        complain(unforeseen(error))
+        sys.exit(5)
     sys.exit(0)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from rsc.bundle import Bundle
 from rsc.data import Dataset, load
+from rsc.discretise import NEURONS, SPIKING
 from rsc.energy import energy_report
 from rsc.energy.results import EnergyReport
 from rsc.errors import InputRefused, MalformedFile, UsageError, unknown_name
@@ -25,7 +26,7 @@ from rsc.hw_targets import TARGETS, DeployedModel, deploy, get_target
 from rsc.parity import compare
 from rsc.parity_results import ParityRow
 from rsc.presets import under
-from rsc.program import Program, Semantics, declares
+from rsc.program import Program, Semantics, declares, walk
 from rsc.progress import Progress, Silent
 from rsc.report.value import TargetRow
 from rsc.results import Keys, Probe, RunResult
@@ -53,9 +54,13 @@ class Material:
         Raises:
             MalformedFile: no such file, or not plain arrays.
         """
+        if n is not None and n < 1:
+            raise UsageError(f"{n} samples were asked for.", "At least one is needed.", "Use --n 1 or more.")
         try:
             loaded = np.load(path, allow_pickle=False)
             named = {"": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded}
+        except FileNotFoundError as error:
+            raise InputRefused(f"There is no file '{path}'.", "No frames.", "Check the path.") from error
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise MalformedFile(
                 f"Frames '{path}' cannot be read.", str(error), "Save them with np.save or np.savez."
@@ -193,12 +198,29 @@ def run_program(
     program: Program, on: str, material: Material, seed: int, probe: Sequence[str] = ()
 ) -> tuple[RunResult, TargetRow]:
     """Run once; the result and its line for reports."""
-    for issue in get_target(on).check(program):
-        if issue.severity == "warning":
-            warnings.warn(f"{issue.node + ': ' if issue.node else ''}{issue.what} {issue.fix}", stacklevel=2)
+    silent = [n for n in probe if n in program.node_names and n not in recorded(program)]
+    if silent:
+        raise UsageError(
+            f"Node '{silent[0]}' cannot be probed.",
+            "It has neither spikes nor a state.",
+            f"Probe one of {', '.join(recorded(program))}.",
+        )
     with deploy(program, on) as model:
         result = material.run(model, seed, Probe.everything(tuple(probe)))
     return result, target_row(on, result, material, seed)
+
+
+def recorded(program: Program) -> list[str]:
+    """The nodes that a probe keeps something of: inputs, and neurons and thresholds."""
+    kinds = (*NEURONS, *SPIKING)
+    return [*program.inputs, *(name for name, node in walk(program.graph) if isinstance(node, kinds))]
+
+
+def announce(program: Program, *on: str) -> None:
+    """Warn of what would surprise whoever runs a program on these targets."""
+    said = [issue for spec in on for issue in get_target(spec).check(program) if issue.severity == "warning"]
+    for text in dict.fromkeys(f"{i.node + ': ' if i.node else ''}{i.what} {i.fix}".strip() for i in said):
+        warnings.warn(text, stacklevel=2)
 
 
 def target_row(spec: str, result: RunResult, material: Material, seed: int, model: str = "") -> TargetRow:

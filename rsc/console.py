@@ -77,6 +77,20 @@ def complain(error: RscError) -> None:
             console.print(Text(f"  {part}"))
 
 
+def unforeseen(error: Exception) -> RscError:
+    """The error that stands for one that nobody raised on purpose."""
+    if isinstance(error, MemoryError):
+        return RscError(
+            "There is not enough memory.", f"{error}".strip(), "Use fewer samples or steps (--n)."
+        )
+    text = " ".join(str(error).split())[:300]
+    return RscError(
+        "Something went wrong that should not.",
+        f"{type(error).__name__}: {text}",
+        "This is a defect: please report it with what RSC_TRACEBACK=1 prints.",
+    )
+
+
 def warn_plainly() -> None:
     """Show this package's warnings on stderr as one sentence each, without file and line."""
     import warnings

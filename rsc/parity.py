@@ -16,7 +16,7 @@ import numpy as np
 from rsc.coding import encode
 from rsc.errors import UsageError
 from rsc.graph import topology
-from rsc.hw_targets import DeployedModel
+from rsc.hw_targets.base import DeployedModel, checked_frames
 from rsc.parity_results import Agreement, NodeParity, ParityRow, Place
 from rsc.program import Program, walk
 from rsc.results import Keys, Probe, RunResult
@@ -126,7 +126,7 @@ def compare(
                 "Parity needs images with keys, or frames.", "Neither was given.", "Use --input."
             )
         frames = encode(program.encoder, x, keys)
-    named = frames if isinstance(frames, Mapping) else {program.inputs[0]: frames}
+    named = checked_frames(program, frames)
     steps, batch = next(iter(named.values())).shape[:2]
     pairs = [_Pair(models[0][1], model) for _, model in models[1:]]
     probe = _probe(program, models)

@@ -176,7 +176,7 @@ def test_targets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 BAD = {
-    "no bundle": (("run", "nowhere"), 4, "no bundle"),
+    "no bundle": (("run", "nowhere"), 4, "no file or bundle"),
     "unknown target": (("run", "BUNDLE", "--on", "torhc"), 2, "Did you mean 'torch'"),
     "unknown option of a target": (("run", "BUNDLE", "--on", "loihi:fast"), 2, "fast"),
     "no GPU": (("run", "BUNDLE", "--on", "torch:cuda"), 3, "CUDA"),
