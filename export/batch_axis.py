@@ -1,4 +1,4 @@
-"""Inputs and outputs that were written with a batch axis of 1, as Norse 1.1.0 does; NIR shapes have none."""
+"""Inputs and outputs that were written with a batch axis, as Norse 1.1.0 does; NIR shapes have none."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ _RANKS: dict[type, int] = {nir.Conv1d: 2, nir.Conv2d: 3, nir.SumPool2d: 3, nir.A
 
 
 def drop_batch_axis(graph: nir.NIRGraph) -> None:
-    """Take the leading 1 off every Input whose readers all want the rest, and then off the Outputs.
+    """Take the first axis off every Input whose readers all want the rest, and then off the Outputs.
 
     Args:
         graph: changed in place; shapes of the other nodes need not be known yet.
     """
-    dropped = []
+    dropped, sizes = [], set()
     for name, node in graph.nodes.items():
         shape = _shape(node.input_type, "input") if isinstance(node, nir.Input) else ()
         readers = [graph.nodes[b] for a, b in graph.edges if a == name]
-        if len(shape) > 1 and shape[0] == 1 and readers and all(_wants(r, shape) for r in readers):
+        if len(shape) > 1 and readers and all(_is_rest(_taken(r), shape) for r in readers):
             _set(node, shape[1:])
             dropped.append(f"'{name}' {shape}")
+            sizes.add(shape[0])
     if not dropped:
         return
-    for node in graph.nodes.values():
+    for name, node in graph.nodes.items():
         shape = _shape(node.output_type, "output") if isinstance(node, nir.Output) else ()
-        if len(shape) > 1 and shape[0] == 1:
+        given = [_given(graph.nodes[a]) for a, b in graph.edges if b == name]
+        if len(shape) > 1 and shape[0] in sizes and all(g is None or _is_rest(g, shape) for g in given):
             _set(node, shape[1:])
     warnings.warn(
         f"The shape of input {', '.join(dropped)} was read without its first axis: it is a batch axis, as "
@@ -39,12 +41,21 @@ def drop_batch_axis(graph: nir.NIRGraph) -> None:
     )
 
 
-def _wants(reader: Any, shape: Shape) -> bool:
-    """Whether a node takes `shape` without its first axis and not with it."""
+def _is_rest(wanted: Shape | int | None, shape: Shape) -> bool:
+    """Whether a shape, or a number of axes, is that of `shape` without its first axis."""
+    return wanted in (shape[1:], len(shape) - 1)
+
+
+def _taken(reader: Any) -> Shape | int | None:
+    """The shape that a node takes, or its number of axes; None if it takes any."""
     if isinstance(reader, nir.Affine | nir.Linear):
-        return reader.weight.ndim == 2 and (reader.weight.shape[1],) == shape[1:]
-    known = None if type(reader) in _RANKS else _shape(reader.input_type, "input")
-    return len(shape) - 1 == _RANKS[type(reader)] if known is None else known == shape[1:]
+        return (reader.weight.shape[1],) if reader.weight.ndim == 2 else None
+    return _RANKS.get(type(reader)) or _shape(reader.input_type, "input") or None
+
+
+def _given(source: Any) -> Shape | int | None:
+    """The shape that a node gives, or its number of axes; None if it does not say."""
+    return _RANKS.get(type(source)) or _shape(source.output_type, "output") or None
 
 
 def _set(node: Any, shape: Shape) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from rsc.errors import InputRefused, MalformedFile, UnsupportedNode
 from rsc.export.batch_axis import drop_batch_axis
 from rsc.export.shapes import MAX_ELEMENTS, infer_shapes, set_window_types
+from rsc.program import declares, full_bias
 
 _CONV = ("weight", "stride", "padding", "dilation", "groups", "bias")
 _POOL = ("kernel_size", "stride", "padding")
@@ -57,8 +58,10 @@ def build_graph(fields: dict[str, Any], trust: bool = False) -> nir.NIRGraph:
             "The file holds no graph.", f"Its root is of type {fields.get('type')!r}.", "Wrap it."
         )
     graph = _graph("", fields, trust)
-    drop_batch_axis(graph)
-    infer_shapes(graph)
+    foreign = not declares(graph)
+    if foreign:
+        drop_batch_axis(graph)
+    infer_shapes(graph, ports=foreign)
     if not graph.inputs or not graph.outputs:
         raise MalformedFile(
             "The graph has no Input or no Output.", "Nothing would go in or out.", "Add them."
@@ -237,21 +240,19 @@ def _linear(name: str, kind: str, v: dict[str, Any]) -> Any:
         )
     if kind == "Linear":
         return nir.Linear(weight)
-    return nir.Affine(weight, _bias(name, v["bias"], weight, weight.shape[:-1]))
+    return _with_bias(name, nir.Affine(weight, v["bias"]))
 
 
-def _bias(name: str, bias: np.ndarray, weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if bias.ndim == 0:  # old files write False for "no bias"
-        bias = bias.astype(weight.dtype)
-    return _broadcast(name, "bias", bias, shape) if bias.ndim == 0 else _exact(name, "bias", bias, shape)
-
-
-def _exact(name: str, key: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if value.shape != shape:
+def _with_bias(name: str, node: Any) -> Any:
+    """A node with one bias per output; old files hold False for none."""
+    if node.bias.ndim == 0:
+        node.bias = full_bias(node)
+    shape = node.weight.shape[:-1] if isinstance(node, nir.Affine) else node.weight.shape[:1]
+    if node.bias.shape != shape:
         raise MalformedFile(
-            f"'{key}' of node '{name}' has shape {value.shape}.", f"{shape} is needed.", "Correct it."
+            f"'bias' of node '{name}' has shape {node.bias.shape}.", f"{shape} is needed.", "Correct it."
         )
-    return value
+    return node
 
 
 def _conv(name: str, kind: str, v: dict[str, Any]) -> Any:
@@ -261,7 +262,6 @@ def _conv(name: str, kind: str, v: dict[str, Any]) -> Any:
         raise MalformedFile(
             f"The weight of '{name}' has shape {weight.shape}.", f"{axes + 2} axes needed.", "Correct it."
         )
-    v["bias"] = _bias(name, v["bias"], weight, weight.shape[:1])
     for key in ("stride", "padding", "dilation"):
         if not isinstance(v[key], str):
             v[key] = _per_axis(name, key, v[key], axes)
@@ -273,7 +273,7 @@ def _conv(name: str, kind: str, v: dict[str, Any]) -> Any:
     given = v.pop("input_shape", np.array([]))
     if axes == 1:
         v |= {k: int(v[k][0]) for k in ("stride", "padding", "dilation") if not isinstance(v[k], str)}
-    node = getattr(nir, kind)(input_shape=None, **v)
+    node = _with_bias(name, getattr(nir, kind)(input_shape=None, **v))
     if given.size:
         spatial = tuple(int(d) for d in _shape(name, _per_axis(name, "input_shape", given, axes)))
         shape = (weight.shape[1] * v["groups"], *spatial)

@@ -79,7 +79,7 @@ def extract(image: bytes, max_bytes: int, out: BinaryIO) -> None:
         raise Refused(
             "This is not a NIR file.", "'node' is not a group.", "Give a file written by nir.write."
         )
-    writer = _Writer(out)
+    writer = _Writer(file, out)
     header = {"tree": writer.encode(tree), "arrays": writer.arrays}
     out.write(framed(header))
 
@@ -101,7 +101,10 @@ def framed(header: dict[str, Any]) -> bytes:
 
 
 def _inspect(group: Any, name: bytes, walk: _Walk, path: str, depth: int) -> Any:
-    """The object `name` of a group: {name: object} for a group, an unread data set otherwise."""
+    """The object `name` of a group: {name: object} for a group, its path for a data set.
+
+    Thousands of open data sets would take more memory than this process has, so none stays open.
+    """
     from h5py import h5d, h5g, h5l, h5o
 
     link = group.links.get_info(name)
@@ -117,7 +120,7 @@ def _inspect(group: Any, name: bytes, walk: _Walk, path: str, depth: int) -> Any
     item = h5o.open(group, name)
     if isinstance(item, h5d.DatasetID):
         _inspect_dataset(item, walk, path)
-        return item
+        return path
     if not isinstance(item, h5g.GroupID):
         raise Refused(f"'{path}' is neither a group nor an array.", "NIR files hold nothing else.")
     return _inspect_group(item, walk, path, depth)
@@ -180,8 +183,9 @@ def _text(kind: Any) -> bool:
 
 @dataclass
 class _Writer:
-    """Writes arrays one after the other and remembers where: [dtype, shape, offset]."""
+    """Reads arrays, writes them one after the other and remembers where: [dtype, shape, offset]."""
 
+    file: Any
     out: BinaryIO
     arrays: list[Any] = field(default_factory=list)
     offset: int = 0
@@ -192,8 +196,9 @@ class _Writer:
             return {"g": {name: self.encode(value) for name, value in item.items()}}
         import h5py
 
-        value = h5py.Dataset(item)[()]
-        if _text(item.dtype):
+        data = h5py.Dataset(h5py.h5d.open(self.file, item.encode()))
+        value = data[()]
+        if _text(data.dtype):
             return {"s": value.decode("utf8")} if isinstance(value, bytes) else {"l": _texts(value.tolist())}
         import numpy as np
 

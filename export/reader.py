@@ -175,11 +175,10 @@ def graph_of_answer(path: str | Path, answer: bytearray, trust: bool = False) ->
 
 
 def _unreadable(path: str | Path, reason: str) -> MalformedFile:
-    return MalformedFile(
-        f"{path} cannot be read as HDF5.",
-        f"Reading failed: {reason}.",
-        "The file is damaged; get a new copy.",
-    )
+    fix = "The file is damaged; get a new copy."
+    if any(word in reason.lower() for word in ("memory", "alloc", "too long", "longer than")):
+        fix = f"{fix} If you know it to be sound and large, read it with trust=True (--trust)."
+    return MalformedFile(f"{path} cannot be read as HDF5.", f"Reading failed: {reason}.", fix)
 
 
 def _array(buffer: bytearray, dtype: str, shape: list[int], offset: int) -> np.ndarray:

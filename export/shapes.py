@@ -13,46 +13,44 @@ from typing import Any
 import nir
 import numpy as np
 
+from rsc.discretise import NEURONS
 from rsc.errors import InputRefused, MalformedFile
-from rsc.shapes import Shape, flat_shape, window
+from rsc.shapes import Shape, flat_shape, shape_after, window
 
 MAX_ELEMENTS = 1 << 31
+_WIDENED = (nir.Affine, nir.Linear, nir.Scale, nir.Delay, nir.Threshold, *NEURONS)
 
 
-def infer_shapes(graph: nir.NIRGraph) -> None:
-    """Complete a graph in place: types of every node, Inputs before roots, Outputs behind leaves.
+def infer_shapes(graph: nir.NIRGraph, ports: bool = True) -> None:
+    """Complete a graph in place: types of every node, and Inputs before roots and Outputs behind leaves.
 
     Args:
         graph: nodes checked one by one, edges between existing nodes; built without type check.
+        ports: False leaves roots and leaves as they are.
 
     Raises:
         MalformedFile: two shapes do not fit, or a shape cannot be known.
     """
     for node in graph.nodes.values():
         if isinstance(node, nir.NIRGraph):
-            infer_shapes(node)
-    _add_inputs(graph)
+            infer_shapes(node, ports)
+    if ports:
+        _add_inputs(graph)
     after = defaultdict(list)
     for a, b in graph.edges:
         after[a].append(b)
-    known = {n: node for n, node in graph.nodes.items() if output_shape(node) is not None}
-    queue = deque(known)
-    while queue:
-        source = queue.popleft()
-        for name in after[source]:
-            if name in known:
-                continue
-            _set_types(name, graph.nodes[name], _must(output_shape(graph.nodes[source])))
-            known[name] = graph.nodes[name]
-            queue.append(name)
-    unknown = sorted(set(graph.nodes) - set(known))
+    settled: set[str] = set()
+    _propagate(graph, after, settled, [n for n, node in graph.nodes.items() if isinstance(node, nir.Input)])
+    _propagate(graph, after, settled, [n for n, node in graph.nodes.items() if output_shape(node)])
+    unknown = sorted(set(graph.nodes) - settled)
     if unknown:
         raise MalformedFile(
             f"The shape of node '{unknown[0]}' cannot be known.",
             "No path from an Input leads to it.",
             "Connect it or remove it.",
         )
-    _add_outputs(graph, after)
+    if ports:
+        _add_outputs(graph, after)
     for a, b in graph.edges:
         out, into = output_shape(graph.nodes[a]), input_shape(graph.nodes[b])
         if out != into:
@@ -60,6 +58,36 @@ def infer_shapes(graph: nir.NIRGraph) -> None:
                 f"The edge {a} -> {b} does not fit.", f"{out} meets {into}.", "Export it again."
             )
     graph._update_input_output_types()
+
+
+def _propagate(
+    graph: nir.NIRGraph, after: dict[str, list[str]], settled: set[str], sources: list[str]
+) -> None:
+    """Carry shapes along the edges from `sources`, which know their own."""
+    queue = deque(name for name in sources if name not in settled)
+    settled.update(queue)
+    while queue:
+        source = queue.popleft()
+        shape = _must(output_shape(graph.nodes[source]))
+        for name in after[source]:
+            if name in settled:
+                continue
+            node = graph.nodes[name]
+            if input_shape(node) is None:
+                _set_types(name, node, shape)
+            elif isinstance(node, _WIDENED) and input_shape(node) != shape:
+                _widen(name, node, shape)
+            settled.add(name)
+            queue.append(name)
+
+
+def _widen(name: str, node: Any, shape: Shape) -> None:
+    """Types of a node whose parameters broadcast to `shape`; as they are if they do not."""
+    try:
+        out = shape_after(node, shape)
+    except InputRefused:
+        return
+    _set(name, node, shape, _must(out))
 
 
 def output_shape(node: Any) -> Shape | None:
@@ -149,6 +177,10 @@ def set_window_types(name: str, node: Any, shape: Shape) -> None:
             out = (channels, *window(node).output(shape[1:]))
     except InputRefused as error:
         raise MalformedFile(f"Node '{name}': {error.what}", error.why, error.fix) from error
+    _set(name, node, shape, out)
+
+
+def _set(name: str, node: Any, shape: Shape, out: Shape) -> None:
     if math.prod(out) > MAX_ELEMENTS:
         raise MalformedFile(f"Node '{name}' gives {list(out)}.", "That is too large.", "Correct it.")
     node.input_type = {"input": np.array(shape)}

@@ -30,6 +30,10 @@ class _Refused(Exception):
         self.issue = Issue("error", node, what, fix)
 
 
+def _cycle(node: str) -> _Refused:
+    return _Refused(node, "The graph has a cycle.", "Recurrent programs run on reference, torch and norse.")
+
+
 def float_layers(program: Program) -> tuple[LayeredProgram | None, list[Issue]]:
     """The layered form in floating point, or the reasons why there is none."""
     lowering = _Lowering(program)
@@ -102,9 +106,7 @@ class _Lowering:
         if name in done or name in self.program.inputs:
             return
         if name in trail:
-            raise _Refused(
-                name, "The graph has a cycle.", "Recurrent programs run on reference, torch and norse."
-            )
+            raise _cycle(name)
         node = self.nodes[name]
         paths = self._paths(name) if isinstance(node, NEURONS) else self._readout_paths(name)
         for path in paths:
@@ -126,15 +128,17 @@ class _Lowering:
             )
         return [_Path(p.source, (*p.nodes, name)) for p in self._paths(name)]
 
-    def _paths(self, name: str) -> list[_Path]:
-        """Every stateless path from a source into `name`, without `name` itself."""
+    def _paths(self, name: str, trail: tuple[str, ...] = ()) -> list[_Path]:
+        """Every stateless path from a source into `name`, without `name` itself; `trail` leads on from it."""
         found = []
         for before in self.before[name]:
             node = self.nodes[before]
+            if before in trail:
+                raise _cycle(before)
             if isinstance(node, (*NEURONS, nir.Input)):
                 found.append(_Path(before, ()))
             elif isinstance(node, (*WEIGHTED, *POOLS, nir.Flatten)):
-                found += [_Path(p.source, (*p.nodes, before)) for p in self._paths(before)]
+                found += [_Path(p.source, (*p.nodes, before)) for p in self._paths(before, (*trail, before))]
             else:
                 raise _Refused(
                     before,

@@ -62,6 +62,4 @@ def _checked_fields(name: str, graph: nir.NIRGraph) -> dict[str, object]:
 
 def _fields(node: nir.NIRNode) -> dict[str, object]:
     fields = {k: v for k, v in node.to_dict().items() if v is not None}
-    if isinstance(node, nir.Affine | nir.Conv1d | nir.Conv2d) and node.bias is None:
-        fields["bias"] = np.zeros(node.weight.shape[-2 if isinstance(node, nir.Affine) else 0])
     return {k: v if isinstance(v, str | dict) else np.asarray(v) for k, v in fields.items()}

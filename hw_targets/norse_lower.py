@@ -4,8 +4,7 @@ What `norse.torch.from_nir` does with a NIR graph, and what is done about it her
 
 | Norse 1.1.0 | here |
 |---|---|
-| LIF and IF ignore r, IF also dt | u = v / R, for IF v / (R dt); leak, threshold and reset likewise |
-| ... where R is not positive | a diagonal matrix or kernel multiplies the input by R (IF: R dt) |
+| LIF and IF ignore r, IF also dt | a unit of the membrane, or in the weights before: `norse_gain` |
 | Scale is not imported | a diagonal matrix, or a kernel of one site per channel |
 | v_reset is ignored; the synapse of CubaLIF leaks to v_leak | set in Norse's parameters after the import |
 | neurons start at v_leak | states are given from the first step on |
@@ -26,8 +25,9 @@ from typing import Any
 import nir
 import numpy as np
 
-from rsc.discretise import RESETTING, effective_r
+from rsc.discretise import RESETTING
 from rsc.graph import Topology, topology
+from rsc.hw_targets.norse_gain import Gains, diagonal, gains, is_diagonal
 from rsc.program import Program, Semantics
 from rsc.results import Issue
 from rsc.shapes import Shape, infer_shapes, input_shapes, padding_mode, window
@@ -62,17 +62,17 @@ def lower(program: Program) -> Lowered:
     graph = topology(program.graph, program.semantics)
     shapes = infer_shapes(graph)
     arriving = input_shapes(graph, shapes)
+    gain = gains(graph, arriving, program.semantics)
     names = {name: f"n{i}" for i, name in enumerate(graph.order)}
     nodes: dict[str, nir.NIRNode] = {}
-    entry: dict[str, str] = {}  # node of the program -> where its input goes
+    entry = dict(names)  # node of the program -> where its input goes
     edges: list[tuple[str, str]] = []
     for name in graph.order:
-        node, entry[name] = graph.nodes[name], names[name]
-        if isinstance(node, RESETTING) and _factor(node, program.semantics) is not None:
+        if name in gain.before:
             entry[name] = f"{names[name]}r"
-            nodes[entry[name]] = _diagonal(_factor(node, program.semantics), arriving[name])
+            nodes[entry[name]] = diagonal(gain.before[name], arriving[name])
             edges.append((entry[name], names[name]))
-        nodes[names[name]] = _LOWERING[type(node)](node, arriving[name], program.semantics)
+        nodes[names[name]] = _lowered(name, graph.nodes[name], arriving[name], gain, program.semantics)
     held: dict[str, Shape] = {}
     for a, b in graph.edges:
         if (a, b) not in graph.delayed:
@@ -82,13 +82,21 @@ def lower(program: Program) -> Lowered:
         held[copy] = shapes[a]
         nodes[copy] = nir.Output({"output": np.array(shapes[a])})  # an identity for nirtorch
         edges += [(names[a], copy), (copy, entry[b])]
-    gain = {
-        name: _gain(node, program.semantics)
-        for name, node in graph.nodes.items()
-        if isinstance(node, RESETTING)
-    }
     order = (*(name for name in nodes if name not in held), *held)
-    return Lowered(nir.NIRGraph(nodes, edges, type_check=False), names, order, held, gain, shapes)
+    return Lowered(nir.NIRGraph(nodes, edges, type_check=False), names, order, held, gain.unit, shapes)
+
+
+def _lowered(name: str, node: Any, arriving: Shape, gain: Gains, semantics: Semantics) -> nir.NIRNode:
+    """One node as Norse takes it."""
+    if isinstance(node, RESETTING):
+        return _neuron(node, gain.unit[name], semantics)
+    made: Any = _LOWERING[type(node)](node, arriving)
+    if name in gain.weights:
+        factor = gain.weights[name]
+        made.weight = made.weight * factor.reshape(-1, *[1] * (made.weight.ndim - 1))
+        if not isinstance(made, nir.Linear):
+            made.bias = made.bias * factor
+    return made
 
 
 def norse_issues(program: Program) -> list[Issue]:
@@ -100,7 +108,7 @@ def norse_issues(program: Program) -> list[Issue]:
         for name, node in graph.nodes.items()
         for issue in _node_issues(name, node, arriving[name], program.semantics)
     ]
-    issues += _unfed(graph)
+    issues += _unfed(graph) + _gain_issues(gains(graph, arriving, program.semantics))
     if len(program.inputs) > 1:
         issues.append(
             _error("", f"It has {len(program.inputs)} inputs; Norse feeds one.", "Join the inputs.")
@@ -112,6 +120,8 @@ def norse_issues(program: Program) -> list[Issue]:
 
 
 def _node_issues(name: str, node: Any, arriving: Shape, semantics: Semantics) -> list[Issue]:
+    if isinstance(node, RESETTING):
+        return _neuron_issues(name, node, semantics)
     if type(node) not in _LOWERING:
         text = f"Norse does not import {type(node).__name__}."
         return [_error(name, text, "Use target 'reference' or 'torch', or replace the node.")]
@@ -119,13 +129,13 @@ def _node_issues(name: str, node: Any, arriving: Shape, semantics: Semantics) ->
         return [
             _error(name, f"weight has {node.weight.ndim} axes; Norse takes 2.", "Use one node per matrix.")
         ]
-    if isinstance(node, nir.Scale) and not _is_diagonal(np.asarray(node.scale), arriving):
+    if isinstance(node, nir.Scale) and not is_diagonal(np.asarray(node.scale), arriving):
         text = f"scale differs within a channel of {arriving}; Norse imports matrices and kernels only."
         return [_error(name, text, "Use one factor per channel, or target 'torch'.")]
-    return _neuron_issues(name, node, arriving, semantics) if isinstance(node, RESETTING) else []
+    return []
 
 
-def _neuron_issues(name: str, node: Any, arriving: Shape, semantics: Semantics) -> list[Issue]:
+def _neuron_issues(name: str, node: Any, semantics: Semantics) -> list[Issue]:
     issues = []
     if semantics.comparison != ">":
         text = "Norse fires at v > v_threshold, the program at v >= v_threshold."
@@ -137,11 +147,16 @@ def _neuron_issues(name: str, node: Any, arriving: Shape, semantics: Semantics) 
         issues.append(
             _error(name, "Norse's IF resets to a value.", "Use reset 'value', or a LIF with a long tau.")
         )
-    factor = _factor(node, semantics)
-    if factor is not None and not _is_diagonal(factor, arriving):
-        text = f"r goes down to {np.min(node.r):g} and differs within a channel; Norse has no r."
-        issues.append(_error(name, text, "Give r its sign in the weights before it."))
     return issues
+
+
+def _gain_issues(found: Gains) -> list[Issue]:
+    text = "r is not positive and differs within a channel, or over too many neurons; Norse has no r."
+    issues = [_error(n, text, "Give r its sign in the weights before it.") for n in found.refused]
+    text = (
+        "r is made the unit of its membrane; the last bits of v differ, and ties at the threshold with them."
+    )
+    return issues + [Issue("info", n, text, "Put r into the weights before it.") for n in found.rounded]
 
 
 def _unfed(graph: Topology) -> list[Issue]:
@@ -156,47 +171,16 @@ def _error(name: str, what: str, fix: str) -> Issue:
     return Issue("error", name, what, fix)
 
 
-def _factor(node: Any, semantics: Semantics) -> np.ndarray | None:
-    """What the input of a neuron is multiplied by before, where its r cannot be a unit of v; else None."""
-    if isinstance(node, nir.CubaLIF):
-        return None
-    r = effective_r(node, semantics)
-    return None if (r > 0).all() else r * semantics.dt if isinstance(node, nir.IF) else r
+def _scale(node: nir.Scale, arriving: Shape) -> nir.NIRNode:
+    return diagonal(node.scale, arriving)
 
 
-def _gain(node: Any, semantics: Semantics) -> np.ndarray:
-    """What Norse's membrane is multiplied by to give the program's."""
-    if isinstance(node, nir.CubaLIF) or _factor(node, semantics) is not None:
-        return np.ones(())
-    r = effective_r(node, semantics)
-    return r * semantics.dt if isinstance(node, nir.IF) else r
-
-
-def _is_diagonal(factor: np.ndarray, arriving: Shape) -> bool:
-    """Whether a matrix or a kernel of one site multiplies values of this shape by `factor`."""
-    full = np.broadcast_to(factor, arriving)
-    return len(arriving) == 1 or (len(arriving) == 3 and bool((full == full[:, :1, :1]).all()))
-
-
-def _diagonal(factor: Any, arriving: Shape) -> nir.NIRNode:
-    """A node that multiplies element by element."""
-    full = np.broadcast_to(np.asarray(factor, np.float64), arriving)
-    if len(arriving) == 1:
-        return nir.Linear(np.diag(full))
-    weight, spatial = np.diag(full[:, 0, 0])[:, :, None, None], (arriving[1], arriving[2])
-    return nir.Conv2d(spatial, weight, 1, 0, 1, 1, np.zeros(arriving[0]))
-
-
-def _scale(node: nir.Scale, arriving: Shape, _: Semantics) -> nir.NIRNode:
-    return _diagonal(node.scale, arriving)
-
-
-def _port(node: Any, _: Shape, __: Semantics) -> nir.NIRNode:
+def _port(node: Any, _: Shape) -> nir.NIRNode:
     shape = next(iter(node.input_type.values()))
     return nir.Input({"input": shape}) if isinstance(node, nir.Input) else nir.Output({"output": shape})
 
 
-def _matrix(node: Any, _: Shape, __: Semantics) -> nir.NIRNode:
+def _matrix(node: Any, _: Shape) -> nir.NIRNode:
     weight = np.array(node.weight, np.float64)
     if isinstance(node, nir.Linear):
         return nir.Linear(weight)
@@ -204,7 +188,7 @@ def _matrix(node: Any, _: Shape, __: Semantics) -> nir.NIRNode:
     return nir.Affine(weight, bias.copy())
 
 
-def _convolution(node: Any, arriving: Shape, _: Semantics) -> nir.NIRNode:
+def _convolution(node: Any, arriving: Shape) -> nir.NIRNode:
     """A Conv2d with one group: outside its own group's channels the kernel is 0."""
     weight = np.array(node.weight, np.float64)
     groups, (rows, columns) = int(node.groups), weight.shape[:2]
@@ -219,7 +203,7 @@ def _convolution(node: Any, arriving: Shape, _: Semantics) -> nir.NIRNode:
     return nir.Conv2d((arriving[1], arriving[2]), dense, view.stride, padding, view.dilation, 1, bias)  # type: ignore[arg-type]
 
 
-def _pool(node: Any, arriving: Shape, _: Semantics) -> nir.NIRNode:
+def _pool(node: Any, arriving: Shape) -> nir.NIRNode:
     """A sum pooling without padding, or a convolution that keeps channels apart."""
     view = window(node)
     padding = tuple(before for before, _ in view.padding)
@@ -231,15 +215,14 @@ def _pool(node: Any, arriving: Shape, _: Semantics) -> nir.NIRNode:
     return nir.Conv2d(spatial, weight, view.stride, padding, 1, 1, np.zeros(arriving[0]))  # type: ignore[arg-type]
 
 
-def _flatten(node: Any, _: Shape, __: Semantics) -> nir.NIRNode:
+def _flatten(node: Any, _: Shape) -> nir.NIRNode:
     """The same with a batch axis in front."""
     start, end = (int(d) + (1 if d >= 0 else 0) for d in (node.start_dim, node.end_dim))
     return nir.Flatten(None, start, end)  # type: ignore[arg-type]
 
 
-def _neuron(node: Any, _: Shape, semantics: Semantics) -> nir.NIRNode:
-    """The neuron in units of its gain, with r = 1 (CubaLIF: unchanged)."""
-    gain = _gain(node, semantics)
+def _neuron(node: Any, unit: np.ndarray, semantics: Semantics) -> nir.NIRNode:
+    """The neuron in a unit of its own, with r = 1 (CubaLIF: unchanged)."""
     fields: dict[str, Any] = {
         key: np.asarray(getattr(node, key), np.float64)
         for key in ("tau", "tau_mem", "tau_syn", "r", "v_leak", "w_in")
@@ -249,13 +232,13 @@ def _neuron(node: Any, _: Shape, semantics: Semantics) -> nir.NIRNode:
     to_zero = node.v_reset is None or semantics.reset == "zero"
     fields["v_reset"] = np.zeros(()) if to_zero else np.asarray(node.v_reset, np.float64)
     if not isinstance(node, nir.CubaLIF):
-        fields |= {k: fields[k] / gain for k in ("v_leak", "v_threshold", "v_reset") if k in fields}
+        fields |= {k: fields[k] / unit for k in ("v_leak", "v_threshold", "v_reset") if k in fields}
         fields["r"] = np.ones_like(fields["r"])
     fields = dict(zip(fields, np.broadcast_arrays(*fields.values()), strict=True))
     return type(node)(**{k: v.copy() for k, v in fields.items()})
 
 
-_LOWERING: dict[type, Callable[[Any, Shape, Semantics], nir.NIRNode]] = {
+_LOWERING: dict[type, Callable[[Any, Shape], nir.NIRNode]] = {
     nir.Input: _port,
     nir.Output: _port,
     nir.Affine: _matrix,
@@ -265,7 +248,4 @@ _LOWERING: dict[type, Callable[[Any, Shape, Semantics], nir.NIRNode]] = {
     nir.SumPool2d: _pool,
     nir.AvgPool2d: _pool,
     nir.Flatten: _flatten,
-    nir.IF: _neuron,
-    nir.LIF: _neuron,
-    nir.CubaLIF: _neuron,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from rsc.discretise import NEURONS, RESETTING, special_rules
+from rsc.discretise import NEURONS, RESETTING, coefficients, special_rules
 from rsc.errors import InputRefused
 from rsc.graph import DELAYED, Topology, topology
 from rsc.program import Program, Semantics, walk
@@ -22,6 +22,8 @@ PRIMITIVES = (
     *(nir.SumPool2d, nir.AvgPool2d, nir.Flatten, nir.Delay, nir.Threshold, *NEURONS),
 )
 
+MAX_DELAY_LINE = 1 << 30  # bytes of one Delay node, per sample
+
 
 def check_program(program: Program, known: Collection[str] = ()) -> list[Issue]:
     """Everything about the graph that cannot be run, or that may surprise whoever runs it.
@@ -29,8 +31,7 @@ def check_program(program: Program, known: Collection[str] = ()) -> list[Issue]:
     Args:
         known: the special rules that the target honours, see `rsc.discretise.special_rules`.
     """
-    leaves = [(name, node) for name, node in walk(program.graph) if not isinstance(node, nir.NIRGraph)]
-    issues = [issue for name, node in leaves for issue in _node_issues(name, node, program)]
+    issues = [issue for name, node in leaves(program) for issue in _node_issues(name, node, program)]
     issues += special_rules(program.semantics, known)
     if not program.outputs:
         text = "The graph has no Output node, so nothing would come back."
@@ -45,12 +46,18 @@ def check_program(program: Program, known: Collection[str] = ()) -> list[Issue]:
     return [*issues, *_delay_notes(graph)]
 
 
+def leaves(program: Program) -> list[tuple[str, Any]]:
+    """All nodes but graphs, by dotted name."""
+    return [(name, node) for name, node in walk(program.graph) if not isinstance(node, nir.NIRGraph)]
+
+
 def _node_issues(name: str, node: Any, program: Program) -> list[Issue]:
     if type(node) not in PRIMITIVES:
         return [
             Issue("error", name, f"{type(node).__name__} is no primitive of NIR 1.0.8.", "Replace the node.")
         ]
-    issues = [Issue("error", name, text, fix) for text, fix in _faults(node)]
+    found = _faults(node) or _extremes(node, program.semantics)
+    issues = [Issue("error", name, text, fix) for text, fix in found]
     if not issues:
         issues = time_issues(name, node, program.semantics)
     return issues + _rule_issues(name, node, program.semantics) if isinstance(node, RESETTING) else issues
@@ -94,6 +101,35 @@ def _faults(node: Any) -> list[tuple[str, str]]:
     if isinstance(node, NEURONS) and not all(np.size(value) for value in own_arrays(node).values()):
         found.append(("A parameter is empty.", "Give one value per neuron."))
     return found
+
+
+def _extremes(node: Any, semantics: Semantics) -> list[tuple[str, str]]:
+    """Parameters of which no numbers of a step can be made, or that ask for more memory than there is."""
+    if isinstance(node, nir.Delay):
+        with np.errstate(over="ignore"):
+            steps = np.max(np.asarray(node.delay) / semantics.dt, initial=0)
+        if steps * np.size(node.delay) * 8 > MAX_DELAY_LINE:
+            text = f"A delay of {np.max(node.delay):g} s is {steps:.3g} steps of dt {semantics.dt:g} s: "
+            text += f"to keep them takes more than {MAX_DELAY_LINE >> 20} MiB per sample."
+            return [(text, "Use a shorter delay or a larger dt, or check the unit of time (--time-unit).")]
+    fix = "Check the units of dt and of the time constants."
+    return [(text, fix) for text in beyond(node, semantics, np.float64)]
+
+
+def beyond(node: Any, semantics: Semantics, dtype: type) -> list[str]:
+    """What of a sound node an arithmetic cannot hold: its own arrays, or those of one step of a neuron."""
+    with np.errstate(all="ignore"):
+        if isinstance(node, NEURONS):
+            found = {f"{k} of one step": v for k, v in vars(coefficients(node, semantics)).items()}
+        else:
+            found = {f.name: getattr(node, f.name, None) for f in dataclasses.fields(node)}
+        return [
+            f"{what} is too large for {np.dtype(dtype)}."
+            for what, value in found.items()
+            if isinstance(value, np.ndarray)
+            and value.dtype.kind == "f"
+            and not np.isfinite(value.astype(dtype)).all()
+        ]
 
 
 def _weight_faults(node: Any) -> list[tuple[str, str]]:

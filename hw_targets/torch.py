@@ -15,7 +15,7 @@ from torch import Tensor
 from rsc.discretise import EVERY_RULE, NEURONS, SPIKING
 from rsc.errors import UsageError
 from rsc.hw_targets.base import StepsResult, StreamingModel, refuse_errors
-from rsc.hw_targets.reference_check import check_program
+from rsc.hw_targets.reference_check import beyond, check_program, leaves
 from rsc.hw_targets.torch_module import TorchModule
 from rsc.hw_targets.torch_state import TorchRun, TorchState
 from rsc.program import Program
@@ -51,8 +51,13 @@ class TorchTarget:
         return None
 
     def check(self, program: Program) -> list[Issue]:
-        """See `check_program`."""
-        return check_program(program, EVERY_RULE)
+        """See `check_program`; and numbers that the arithmetic cannot hold."""
+        issues = check_program(program, EVERY_RULE)
+        if self.arithmetic == "float64" or any(issue.severity == "error" for issue in issues):
+            return issues
+        rules, fix = program.semantics, "Use 'torch:float64', or check the units of dt and tau."
+        large = [(name, text) for name, node in leaves(program) for text in beyond(node, rules, np.float32)]
+        return issues + [Issue("error", name, text, fix) for name, text in large]
 
     def compile(self, program: Program) -> TorchModel:
         """Build the module on its device; raises UnsupportedNode on any error of `check`."""

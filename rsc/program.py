@@ -325,9 +325,21 @@ def _frozen_copy(graph: nir.NIRGraph) -> nir.NIRGraph:
         for key, value in list(vars(node).items()):
             if hasattr(value, "detach"):  # exporters leave torch tensors in their graphs
                 setattr(node, key, np.array(value.detach().cpu()))
-            if isinstance(getattr(node, key), np.ndarray):
-                getattr(node, key).setflags(write=False)
+        if isinstance(node, nir.Affine | nir.Conv1d | nir.Conv2d) and np.ndim(node.bias) == 0:
+            node.bias = full_bias(node)
+        for value in vars(node).values():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
     return graph
+
+
+def full_bias(node: nir.Affine | nir.Conv1d | nir.Conv2d) -> np.ndarray:
+    """One bias per output of a node that holds one for all, or none (None or False)."""
+    weight = np.asarray(node.weight)
+    sites = weight.shape[:-1] if isinstance(node, nir.Affine) else weight.shape[:1]
+    if node.bias is None or node.bias is False or np.asarray(node.bias).dtype == bool:
+        return np.zeros(sites, weight.dtype)
+    return np.full(sites, node.bias)
 
 
 def walk(graph: nir.NIRGraph, prefix: str = "") -> list[tuple[str, Any]]:

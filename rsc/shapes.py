@@ -159,7 +159,7 @@ def _place(name: str, graph: Topology, shapes: dict[str, Shape], alone: bool) ->
         return name in shapes
     arriving = known[0] if known else None
     try:
-        found = _output_shape(graph.nodes[name], arriving)
+        found = shape_after(graph.nodes[name], arriving)
     except InputRefused as error:
         raise InputRefused(f"Node '{name}': {error.what}", error.why, error.fix) from error
     if found is not None:
@@ -175,13 +175,18 @@ def _check_sources(name: str, graph: Topology, shapes: Mapping[str, Shape]) -> N
             ", ".join(f"{source}: {shape}" for source, shape in arriving.items()) + ".",
             "Make the shapes equal.",
         )
-    if arriving and _output_shape(graph.nodes[name], next(iter(arriving.values()))) != shapes[name]:
+    if arriving and shape_after(graph.nodes[name], next(iter(arriving.values()))) != shapes[name]:
         raise InputRefused(
             f"Node '{name}' does not fit its input.", f"It gives {shapes[name]}.", "Correct the shapes."
         )
 
 
-def _output_shape(node: Any, arriving: Shape | None) -> Shape | None:
+def shape_after(node: Any, arriving: Shape | None) -> Shape | None:
+    """Shape that a node gives for what arrives, or, where nothing does, from its fields; None if unknown.
+
+    Raises:
+        InputRefused: what arrives does not fit the node.
+    """
     return _RULES[type(node)](node, arriving)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +9,15 @@ import nir
 import numpy as np
 import pytest
 import torch
+from norse_networks import DT, EULER, chain, fire, flat, lif, port, run
 from scipy.signal import correlate2d
 
-from rsc.errors import UnsupportedNode, UsageError
 from rsc.export.reader import read_program
-from rsc.hw_targets import deploy, get_target
-from rsc.hw_targets.norse import NorseTarget
-from rsc.hw_targets.norse_lower import KNOWN_RULES
+from rsc.hw_targets import deploy
 from rsc.program import EncoderSpec, Program, Semantics
-from rsc.results import Keys, Probe, RunResult
+from rsc.results import Keys, Probe
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "conformance"
-DT = 1e-3
-EULER = Semantics(dt=DT)
-
-
-def port(*shape: int) -> np.ndarray:
-    return np.array(shape)
-
-
-def chain(shape: tuple[int, ...], out: tuple[int, ...], **nodes: nir.NIRNode) -> nir.NIRGraph:
-    ends: dict[str, Any] = {"input": nir.Input({"input": port(*shape)}), **nodes}
-    ends["output"] = nir.Output({"output": port(*out)})
-    return nir.NIRGraph(ends, list(pairwise(ends)), type_check=False)
-
-
-def lif(*shape: int, **changes: Any) -> nir.LIF:
-    values = {"tau": 2e-3, "r": 2.0, "v_leak": 0.0, "v_threshold": 1.0, "v_reset": 0.0} | changes
-    fields: Any = {k: np.broadcast_to(v, shape).astype(float) for k, v in values.items()}
-    return nir.LIF(**fields)
-
-
-def flat() -> nir.Flatten:
-    return nir.Flatten(None, 0, -1)  # type: ignore[arg-type]
-
-
-def run(
-    graph: nir.NIRGraph, frames: np.ndarray, semantics: Semantics = EULER, spec: str = "norse"
-) -> RunResult:
-    """All rasters and states, under warnings as errors."""
-    program = Program(graph, semantics)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return deploy(program, spec).run_frames(frames, Probe.everything(program.node_names))
-
-
-def fire(h: np.ndarray, threshold: Any, reset: Any, rule: str = "value") -> tuple[np.ndarray, np.ndarray]:
-    spikes = h > threshold
-    return spikes, np.where(spikes, reset if rule == "value" else h - threshold, h)
 
 
 def conv(x: np.ndarray, weight: np.ndarray, padding: int, groups: int = 1) -> np.ndarray:
@@ -362,62 +321,6 @@ def test_recorded_braille_spikes_are_reproduced(recording: str, rules: Any) -> N
     assert found.predictions.tolist() == [1]
 
 
-ONES: Any = np.ones(2)
-GRID: Any = np.ones((2, 3))
-
-
-@pytest.mark.parametrize(
-    ("graph", "semantics", "said"),
-    [
-        (chain((2,), (2,), x=nir.LI(ONES, ONES, ONES)), EULER, "does not import LI"),
-        (chain((2,), (2,), x=nir.CubaLI(ONES, ONES, ONES, ONES)), EULER, "does not import CubaLI"),
-        (chain((2,), (2,), x=nir.I(ONES)), EULER, "does not import I"),
-        (chain((2,), (2,), x=nir.Threshold(ONES)), EULER, "does not import Threshold"),
-        (chain((2,), (2,), x=nir.Delay(ONES * DT)), EULER, "does not import Delay"),
-        (
-            chain((1, 4), (1, 4), x=nir.Conv1d(4, np.ones((1, 1, 1)), 1, 0, 1, 1, np.zeros(1))),
-            EULER,
-            "Conv1d",
-        ),
-        (chain((2,), (2,), x=lif(2)), Semantics(dt=DT, integrator="exponential"), "forward Euler"),
-        (chain((2,), (2,), x=lif(2)), Semantics(dt=DT, comparison=">="), ">="),
-        (chain((2,), (2,), x=nir.IF(ONES, ONES)), Semantics(dt=DT, reset="subtract"), "resets to a value"),
-        (chain((2, 3), (2, 3), x=nir.Scale(GRID)), EULER, "scale differs within a channel"),
-        (chain((2, 3), (2, 3), x=nir.IF(-GRID, GRID)), EULER, "r goes down to -1 and differs within"),
-        (chain((2,), (2,), x=lif(2, tau=-1.0)), EULER, "positive"),
-        (chain((3, 2), (3, 2), x=nir.Linear(np.ones((3, 2, 2)))), EULER, "3 axes"),
-    ],
-)
-def test_what_norse_cannot_do_exactly_is_refused(
-    graph: nir.NIRGraph, semantics: Semantics, said: str
-) -> None:
-    program = Program(graph, semantics)
-    errors = [i for i in NorseTarget().check(program) if i.severity == "error"]
-    assert errors
-    assert all(i.node == "x" for i in errors)
-    assert said in errors[0].what
-    assert errors[0].fix
-    with pytest.raises(UnsupportedNode, match="norse"):
-        deploy(program, "norse")
-
-
-def test_two_inputs_unfed_nodes_and_long_chains_are_refused() -> None:
-    two: Any = {
-        "a": nir.Input({"input": port(2)}),
-        "b": nir.Input({"input": port(2)}),
-        "o": nir.Output({"output": port(2)}),
-    }
-    unfed: Any = {"a": two["a"], "o": two["o"], "l": lif(2), "p": nir.Output({"output": port(2)})}
-    long = chain((2,), (2,), **{f"n{i}": nir.Linear(np.eye(2)) for i in range(1500)})
-    for graph, said in (
-        (nir.NIRGraph(two, [("a", "o"), ("b", "o")]), "2 inputs"),
-        (nir.NIRGraph(unfed, [("a", "o"), ("l", "p")], type_check=False), "No edge leads to it"),
-        (long, "limit"),
-    ):
-        issues = NorseTarget().check(Program(graph, EULER))
-        assert any(said in i.what and i.severity == "error" for i in issues)
-
-
 def test_no_global_state_is_touched() -> None:
     graph, _ = convnet(np.random.default_rng(15))
     generator, default = torch.random.get_rng_state(), torch.get_default_dtype()
@@ -429,79 +332,3 @@ def test_no_global_state_is_touched() -> None:
     assert torch.is_grad_enabled()
     assert first.stats.arithmetic == "float64"
     assert first.stats.target == "norse"
-
-
-def test_runs_start_afresh_and_probes_limit_what_is_kept() -> None:
-    model = get_target("norse").compile(Program(chain((2,), (2,), lif=lif(2)), EULER))
-    x = np.full((3, 4, 2), 0.8, np.float32)
-    a, b = (model.run_frames(x, Probe(counts=False)) for _ in range(2))
-    assert (a.outputs["output"] == b.outputs["output"]).all()
-    assert not a.spikes.counts
-    assert not a.spikes.rasters
-    assert not a.spikes.states
-
-
-def test_unknown_options_are_refused() -> None:
-    for spec in ("norse:float16", "norse:float32:float64"):
-        with pytest.raises(UsageError):
-            get_target(spec)
-    assert get_target("norse").available() is None
-
-
-@pytest.mark.parametrize("shape", [(5,), (3, 4, 4)])
-def test_a_resistance_of_any_sign_and_a_scale_are_put_before_the_neuron(shape: tuple[int, ...]) -> None:
-    rng = np.random.default_rng(41)
-    each = (shape[0], *[1] * (len(shape) - 1))
-    r, s = rng.uniform(-3, 3, each), rng.uniform(-2, 2, each)
-    r.flat[0] = 0
-    r, s = (np.broadcast_to(value, shape).copy() for value in (r, s))
-    nodes: Any = {"s": nir.Scale(s), "n": lif(*shape, r=r, v_leak=0.4)}
-    nodes["m"] = nir.IF(-100 * np.abs(r) - 1, np.full(shape, 0.3), np.full(shape, -0.1))
-    x = rng.uniform(-2, 2, (40, 2, *shape)).astype(np.float32)
-    found = run(chain(shape, shape, **nodes), x)
-    v, w = np.zeros(x.shape[1:]), np.zeros(x.shape[1:])
-    for t, frame in enumerate(x.astype(float)):
-        spikes, v = fire(v + 0.5 * (0.4 - v + r * s * frame), 1, 0)
-        assert np.abs(found.spikes.states["n.v"][t] - v).max() < 1e-12
-        second, w = fire(w + DT * (-100 * np.abs(r) - 1) * spikes, 0.3, -0.1)
-        assert (found.outputs["output"][t] == second).all()
-    assert found.spikes.rasters["n"].any()
-
-
-HABITS = [
-    {"reset": "zero"},
-    {"v0": "v_leak"},
-    {"input_gain": "leak"},
-    {"input_gain": "one"},
-    {"shift": "spikes"},
-    {"shift": "weights"},
-    {"recurrent_bias": True},
-    {"reset": "zero", "v0": "v_leak", "input_gain": "leak"},  # all of Norse's own
-]
-
-
-@pytest.mark.parametrize("rules", HABITS, ids=str)
-def test_habits_that_norse_can_follow(rules: dict[str, Any]) -> None:
-    """The rules themselves are held against loops in test_presets; the reference stands in for them here."""
-    rng = np.random.default_rng(42)
-    ones: Any = np.ones(4)
-    nodes: Any = {
-        "input": nir.Input({"input": port(4)}),
-        "n": lif(4, r=[0.5, 1, 2, 3], v_leak=[0.3, -0.5, 0.2, 0], v_reset=0.1, v_threshold=0.6),
-        "w": nir.Affine(rng.normal(size=(4, 4)), rng.normal(size=4)),
-        "a": nir.Affine(2 * rng.normal(size=(4, 4)), rng.normal(size=4)),
-        "m": nir.IF(300 * ones, ones, -0.2 * ones),
-        "output": nir.Output({"output": port(4)}),
-    }
-    edges = [("input", "n"), ("n", "w"), ("w", "n"), ("n", "a"), ("a", "m"), ("m", "output")]
-    x = rng.uniform(-1, 2, (50, 3, 4)).astype(np.float32)
-    semantics = Semantics(DT, **rules)
-    of = nir.NIRGraph(nodes, edges)
-    found, expected = (run(of, x, semantics, spec) for spec in ("norse", "reference"))
-    plain = run(of, x, EULER, "reference")
-    assert set(rules) <= set(KNOWN_RULES) | {"reset"}
-    for name in ("n", "m"):
-        np.testing.assert_array_equal(found.spikes.rasters[name], expected.spikes.rasters[name])
-        difference = found.spikes.states[f"{name}.v"] - expected.spikes.states[f"{name}.v"]
-        assert np.abs(difference).max() < 1e-12
-    assert any((plain.spikes.states[f"{n}.v"] != expected.spikes.states[f"{n}.v"]).any() for n in ("n", "m"))

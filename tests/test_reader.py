@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rsc.errors import InputRefused, MalformedFile, StorageError, UsageError
+from rsc.export import reader
 from rsc.export.reader import read_graph, read_program
 from rsc.export.writer import program_bytes, write_program
 from rsc.program import EncoderSpec, Program, Semantics, walk
@@ -250,3 +251,57 @@ def test_uncompressed_and_big_endian_arrays_load(tmp_path: Path) -> None:
     weight = read_graph(path).nodes["fc"].weight
     assert weight.dtype == np.dtype("=f8")
     assert (weight == 0.5).all()
+
+
+def test_files_of_many_nodes_need_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = {"input": source(2), **{f"n{i}": lif(2) for i in range(500)}, "output": sink(2)}
+    nir.write(tmp_path / "a.nir", chain(**nodes))
+    monkeypatch.setattr(reader, "address_space", lambda size: 300 << 20)
+    assert len(read_graph(tmp_path / "a.nir").nodes) == 502
+    monkeypatch.setattr(reader, "address_space", lambda size: 60 << 20)
+    with pytest.raises(MalformedFile):
+        read_graph(tmp_path / "a.nir")
+
+
+@pytest.mark.parametrize("size", [1, 32])
+def test_a_batch_axis_of_any_size_is_taken_off_ports(size: int, tmp_path: Path) -> None:
+    nodes = {
+        "input": source(size, 2, 6, 6),
+        "conv": nir.Conv2d((6, 6), np.ones((3, 2, 3, 3)), 1, 0, 1, 1, np.zeros(3)),
+        "lif": lif(3, 4, 4),
+        "output": sink(size, 3, 4, 4),
+    }
+    nir.write(tmp_path / "a.nir", chain(**nodes))
+    with pytest.warns(UserWarning, match="batch axis"):
+        graph = read_graph(tmp_path / "a.nir")
+    assert graph.nodes["input"].input_type["input"].tolist() == [2, 6, 6]
+    assert graph.nodes["output"].output_type["output"].tolist() == [3, 4, 4]
+
+
+def test_programs_keep_axes_that_could_be_a_batch(tmp_path: Path) -> None:
+    """Weights over the last axis, and neurons with a parameter for all channels."""
+    one: Any = np.ones((1, 3))
+    nodes = {
+        "input": source(32, 2),
+        "fc": nir.Linear(np.ones((3, 2))),
+        "i": nir.I(one),
+        "output": sink(32, 3),
+    }
+    program = Program(chain(**nodes), SEMANTICS)
+    write_program(program, tmp_path / "a.nir")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_program(tmp_path / "a.nir")
+    assert found == program
+    assert found.graph.nodes["i"].output_type["output"].tolist() == [32, 3]
+
+
+def test_one_bias_for_all_outputs_is_the_same_written_out() -> None:
+    graphs = [
+        chain(input=source(2), fc=nir.Affine(np.eye(2, dtype=np.int8), bias), output=sink(2))  # type: ignore[arg-type]
+        for bias in (np.array(0.5), np.array([0.5, 0.5]))
+    ]
+    scalar, full = (Program(graph, SEMANTICS) for graph in graphs)
+    assert scalar == full
+    none = chain(input=source(2), fc=nir.Affine(np.eye(2), None), output=sink(2))  # type: ignore[arg-type]
+    assert Program(none, SEMANTICS).graph.nodes["fc"].bias.tolist() == [0, 0]

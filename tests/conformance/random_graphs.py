@@ -6,6 +6,7 @@ and a tie at a threshold stays a tie.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from rsc.program import Program, Semantics
 
 STEPS, BATCH = 6, 2
+KINDS = (nir.I, nir.IF, nir.LI, nir.LIF, nir.CubaLI, nir.CubaLIF)
 
 
 def _number(draw: st.DrawFn, *shape: int, low: int = -8, high: int = 8, unit: float = 4.0) -> np.ndarray:
@@ -28,8 +30,8 @@ def _taus(draw: st.DrawFn, n: int) -> np.ndarray:
     return 2.0 ** _number(draw, n, low=0, high=2, unit=1.0) * DT
 
 
-def _neuron(draw: st.DrawFn, n: int) -> Any:
-    kind = draw(st.sampled_from((nir.I, nir.IF, nir.LI, nir.LIF, nir.CubaLI, nir.CubaLIF)))
+def _neuron(draw: st.DrawFn, n: int, kinds: Sequence[type] = KINDS) -> Any:
+    kind = draw(st.sampled_from(kinds))
     fields: dict[str, Any] = {"r": _number(draw, n)}
     if kind in (nir.I, nir.IF):
         fields["r"] = fields["r"] / DT
@@ -44,12 +46,12 @@ def _neuron(draw: st.DrawFn, n: int) -> Any:
     return neuron(kind, n, **fields)
 
 
-def _node(draw: st.DrawFn, n: int) -> Any:
+def _node(draw: st.DrawFn, n: int, norse: bool) -> Any:
     which = draw(
         st.sampled_from(("neuron", "neuron", "neuron", "linear", "affine", "scale", "threshold", "delay"))
     )
-    if which == "neuron":
-        return _neuron(draw, n)
+    if which == "neuron" or (norse and which in ("threshold", "delay")):
+        return _neuron(draw, n, (nir.IF, nir.LIF, nir.CubaLIF) if norse else KINDS)
     if which == "linear":
         return nir.Linear(_number(draw, n, n))
     if which == "affine":
@@ -99,11 +101,16 @@ def _rules(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def programs(draw: st.DrawFn, plain: bool = False) -> Program:
-    """A program of two to six nodes over vectors of one to three elements, under any rules, or none."""
+def programs(draw: st.DrawFn, plain: bool = False, norse: bool = False) -> Program:
+    """A program of two to six nodes over vectors of one to three elements.
+
+    Args:
+        plain: under no special rules, else under any.
+        norse: of nodes that Norse imports.
+    """
     n = draw(st.integers(1, 3))
     names = [f"n{i}" for i in range(draw(st.integers(2, 6)))]
-    nodes: dict[str, Any] = {"input": given((n,)), **{name: _node(draw, n) for name in names}}
+    nodes: dict[str, Any] = {"input": given((n,)), **{name: _node(draw, n, norse) for name in names}}
     nodes["output"] = taken((n,))
     semantics = Semantics(
         DT,

@@ -7,6 +7,7 @@ skipped, saying why, and everything else must be exact.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from table import CASES, GROUPS, ROWS, close, outcome, slack
 from third_party import deployed, under_test
 
 from rsc.errors import UnsupportedNode
+from rsc.export.reader import read_program
+from rsc.export.writer import write_program
 from rsc.hw_targets import TARGETS, deploy
 from rsc.results import Probe
 
@@ -76,6 +79,18 @@ def test_a_target_gives_what_the_case_says(name: str, spec: str) -> None:
         pytest.skip(found.detail)
     expected = "refused" if (spec, name) in EXCLUDED and not third_party.GIVEN else "exact"
     assert found.verdict == expected, found.detail
+
+
+@pytest.mark.ours
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_holds_the_same_program(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    written = program(case.graph, case.semantics)
+    write_program(written, tmp_path / "case.nir")
+    read = read_program(tmp_path / "case.nir")
+    assert read.digest == written.digest
+    with deploy(read, "reference") as model:
+        close(model.run_frames(case.frames).outputs, case.outputs, slack(case, "reference"))
 
 
 def streaming(name: str, spec: str) -> Any:

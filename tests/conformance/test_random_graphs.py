@@ -12,6 +12,7 @@ from typing import Any
 
 import nir
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_graphs import STEPS, frames, programs
@@ -75,6 +76,25 @@ def test_a_target_equals_the_reference_bit_by_bit(data: st.DataObject) -> None:
     for spec in SPECS:
         if spec != "reference":
             same(expected, arrays(recorded(program, spec, x)), spec)
+
+
+@pytest.mark.ours
+@EXAMPLES
+@given(st.data())
+def test_single_precision_follows_the_reference_as_far_as_dyadic_numbers_go(data: st.DataObject) -> None:
+    """A few bits each keep six steps exact in float32, too."""
+    program = data.draw(programs(plain=True))
+    x = data.draw(frames(program))
+    same(arrays(recorded(program, "reference", x)), arrays(recorded(program, "torch:float32", x)), "torch")
+
+
+@pytest.mark.ours
+@EXAMPLES
+@given(st.data())
+def test_norse_equals_the_reference_bit_by_bit(data: st.DataObject) -> None:
+    program = data.draw(programs(plain=True, norse=True))
+    x = data.draw(frames(program))
+    same(arrays(recorded(program, "reference", x)), arrays(recorded(program, "norse", x)), "norse")
 
 
 @EXAMPLES
