@@ -12,10 +12,11 @@ import msgspec
 
 from rsc import Keys, pipeline
 from rsc.bundle import Bundle
-from rsc.commands import Material, target_row, twin
+from rsc.commands import target_row, twin
 from rsc.energy import energy_report
 from rsc.evaluation import AttackPlan, Deployed, evaluate
 from rsc.hw_targets import deploy, get_target
+from rsc.material import Material
 from rsc.parity import compare
 from rsc.report import Report, conclude, environment, utc_now, write_report
 from rsc.robustness.certify import certify

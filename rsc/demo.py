@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from rsc import pipeline
-from rsc.commands import Material, target_row, twin
+from rsc.commands import target_row, twin
 from rsc.data import Dataset
 from rsc.energy import energy_report
 from rsc.energy.results import EnergyReport
@@ -23,6 +23,7 @@ from rsc.errors import RscError, TargetUnavailable
 from rsc.evaluation import AttackPlan, Deployed, evaluate
 from rsc.export.loihi import lower, quantisation_table
 from rsc.hw_targets import DeployedModel, deploy, get_target
+from rsc.material import Material
 from rsc.networks import NetworkSpec
 from rsc.parity import compare
 from rsc.parity_results import ParityRow

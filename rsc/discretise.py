@@ -4,7 +4,8 @@
     h  = alpha v + beta i' + c
     spiking neurons fire where h > v_threshold (or >=), and v' is h after the reset
 
-The membrane uses the new synaptic current i', held over the step. All states start at 0.
+The membrane uses the new synaptic current i', held over the step. States start at 0, the membrane
+under v0 "v_leak" at v_leak.
 
 | node | equation (nir 1.0.8) | Euler | exponential |
 |---|---|---|---|

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Suppress, UseAppendAction, arg
 
 if TYPE_CHECKING:
-    from rsc.commands import Material
+    from rsc.material import Material
     from rsc.program import Program
 
 
@@ -33,13 +33,13 @@ class Reading:
 
     def program(self, path: Path) -> Program:
         """The program in a bundle or file."""
-        from rsc.commands import open_program
+        from rsc.material import open_program
 
         return open_program(path, self)
 
     def adjusted(self, program: Program) -> Program:
         """A program that was read already, with what these options change."""
-        from rsc.commands import adjusted
+        from rsc.material import adjusted
 
         return adjusted(program, self)
 
@@ -66,7 +66,7 @@ class Images:
 
     def material(self, path: Path) -> Material:
         """The images."""
-        from rsc.commands import Material
+        from rsc.material import Material
 
         return Material.choose(path, None, self.data, self.data_root, self.limit)
 
@@ -80,7 +80,7 @@ class Feed(Images):
 
     def material(self, path: Path) -> Material:
         """The frames, or the images."""
-        from rsc.commands import Material
+        from rsc.material import Material
 
         limit = self.limit if self.input is None else self.n
         return Material.choose(path, self.input, self.data, self.data_root, limit)

@@ -27,6 +27,7 @@ UNITS: dict[str, Callable[[float], float]] = {
 }
 _NAMES = {"ms": "milliseconds", "steps": "time steps", "norse": "dt x seconds, as Norse 1.1.0 writes it"}
 _TAUS = ("tau", "tau_syn", "tau_mem")
+_LONG = 1.0  # s; few networks remember longer
 
 
 def in_seconds(graph: nir.NIRGraph, unit: str, dt: float) -> nir.NIRGraph:
@@ -57,15 +58,26 @@ def in_seconds(graph: nir.NIRGraph, unit: str, dt: float) -> nir.NIRGraph:
 
 
 def time_issues(name: str, node: Any, semantics: Semantics) -> list[Issue]:
-    """Time constants and delays that look as if they were not in seconds, or that dt cannot resolve."""
+    """Times and gains that look as if time were not in seconds, or that dt cannot resolve."""
     dt = semantics.dt
     issues = [_tau_issue(name, field, node, dt) for field in _TAUS if hasattr(node, field)]
     if isinstance(node, nir.Delay):
-        steps = _array(node.delay) / dt
-        if (abs(steps - np.rint(steps)) > 1e-6 * np.maximum(1, abs(steps))).any():
-            text = f"Delay up to {_array(node.delay).max():g} s is no multiple of dt {dt:g} s."
-            issues.append(Issue("warning", name, text, "It is rounded to whole steps; choose another dt."))
+        issues.append(_delay_issue(name, _array(node.delay), dt))
+    if isinstance(node, nir.I | nir.IF) and semantics.input_gain == "r" and (_array(node.r) == 1).all():
+        text = f"r is 1: an input of 1 adds dt = {dt:g} to v in a step. Tools that ignore dt there mean 1."
+        issues.append(Issue("warning", name, text, f"If one of them wrote it: {_fix('steps')}"))
     return [issue for issue in issues if issue is not None]
+
+
+def _delay_issue(name: str, delay: np.ndarray, dt: float) -> Issue | None:
+    steps, high = delay / dt, float(delay.max(initial=0.0))
+    if high >= _LONG:
+        text = f"Delay is up to {high:g} s, {high / dt:g} steps of {dt:g} s; it may count ms or time steps."
+        return Issue("warning", name, text, f"If so: {_fix('ms', 'steps')}")
+    if (abs(steps - np.rint(steps)) > 1e-6 * np.maximum(1, abs(steps))).any():
+        text = f"Delay up to {high:g} s is no multiple of dt {dt:g} s."
+        return Issue("warning", name, text, "It is rounded to whole steps; choose another dt.")
+    return None
 
 
 def written_unit(node: Any, field: str, dt: float) -> str | None:
@@ -89,7 +101,7 @@ def _tau_issue(name: str, field: str, node: Any, dt: float) -> Issue | None:
     said = written_unit(node, field, dt)
     if said == "s":
         return None
-    long, short = high >= 1 or dt / high < 1e-4, dt / low > 1.001
+    long, short = high >= _LONG or dt / high < 1e-4, dt / low > 1.001
     if not long and not short and said is None:
         return None
     if said is not None:
@@ -105,9 +117,8 @@ def _tau_issue(name: str, field: str, node: Any, dt: float) -> Issue | None:
         what = f"{field} is down to {low:g} s, shorter than dt {dt:g} s: the step is too long."
         fix = "Use a smaller dt; if tau counts ms or time steps, give dt in seconds and --time-unit."
         return Issue("warning", name, what, fix)
-    what = f"{field} is up to {high:g} s at dt {dt:g} s; its unit is probably ms or time steps."
-    ms, steps = 1e-3 * high / dt, high
-    fix = f"As ms it is {ms:g} steps, as time steps {steps:g}. {_fix('ms', 'steps')}"
+    what = f"{field} is up to {high:g} s, {high / dt:g} steps of dt {dt:g} s; it may count ms or time steps."
+    fix = f"As ms it is {1e-3 * high / dt:g} steps, as time steps {high:g}. If so: {_fix('ms', 'steps')}"
     return Issue("warning", name, what, fix)
 
 

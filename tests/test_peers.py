@@ -334,8 +334,8 @@ def test_a_preset_does_with_a_file_what_the_importer_does(name: str) -> None:
 
 def test_presets_of_running_tools_are_all_tried() -> None:
     tried = {rules for _, _, rules, _, _ in OWN.values()} | {rules for _, rules, _ in READ.values()}
-    recorded = {"spyx", "spyx-recurrent", "rockpool", "lava", "exact"}  # tests/conformance/test_recordings.py
-    assert tried | recorded == set(PRESETS)
+    recordings = (Path(__file__).parent / "conformance" / "test_recordings.py").read_text()
+    assert all(f'"{name}"' in recordings for name in set(PRESETS) - tried)
     assert {tool for tool, _, _ in READ.values()} == set(PEERS) - {"nirtorch"}
 
 
@@ -369,9 +369,11 @@ def test_time_in_steps_as_sinabs_writes_it_is_recognised() -> None:
         graph = sinabs(
             "LIFSqueeze", tau_mem=torch.full((3,), 20.0), spike_threshold=torch.full((3,), 0.7)
         ).graph
-    (finding,) = [f for f in lint(Program(graph, Semantics(DT))) if f.rule == "time-unit"]
-    assert "ms or time steps" in finding.what
-    assert "as time steps 20" in finding.fix
+    integrator, leaky = [f for f in lint(Program(graph, Semantics(DT))) if f.rule == "time-unit"]
+    assert "ms or time steps" in leaky.what
+    assert "as time steps 20" in leaky.fix
+    assert "r is 1" in integrator.what
+    assert "--time-unit steps" in integrator.fix
     assert not [
         f for f in lint(Program(in_seconds(graph, "steps", DT), Semantics(DT))) if f.rule == "time-unit"
     ]
