@@ -33,23 +33,24 @@ def chain(node: Any) -> nir.NIRGraph:
     return nir.NIRGraph(nodes, [("input", "n"), ("n", "output")])
 
 
-def neuron(kind: type, **fields: float) -> Any:
-    """A neuron node; beta 1 and no reset value unless told."""
-    values = {"r": 1 / DT} if kind in (nir.I, nir.IF) else {"r": 2.0, "v_leak": 0.0}
+def neuron(kind: type, *shape: int, **changes: Any) -> Any:
+    """A neuron node; by default alpha = 1/2 and beta = 1 under Euler with step DT (IF, I: beta = 1)."""
+    integrators = (nir.I, nir.IF)
+    values: dict[str, Any] = {"r": 1 / DT} if kind in integrators else {"r": 2.0, "v_leak": 0.0}
     if kind in (nir.LI, nir.LIF):
         values |= {"tau": 2 * DT}
     if kind in (nir.CubaLI, nir.CubaLIF):
         values |= {"tau_mem": 2 * DT, "tau_syn": 4 * DT, "w_in": 4.0}
     if kind in (nir.IF, nir.LIF, nir.CubaLIF):
         values |= {"v_threshold": 1.0, "v_reset": 0.0}
-    arrays: Any = {name: np.array([value]) for name, value in (values | fields).items()}
-    return kind(**arrays)
+    fields: Any = {k: np.broadcast_to(v, shape).astype(float) for k, v in (values | changes).items()}
+    return kind(**fields)
 
 
 def lif(**changes: Any) -> Any:
     """alpha 1/2, beta 3/2, c 1/8, threshold 3/4, reset to 1/4."""
     fields = {"r": 3.0, "v_leak": 0.25, "v_threshold": 0.75, "v_reset": 0.25} | changes
-    return neuron(nir.LIF, **fields)
+    return neuron(nir.LIF, 1, **fields)
 
 
 def h_of(v: float, x: float) -> float:

@@ -89,7 +89,7 @@ def test_the_membrane_stays_above_minus_the_threshold(clamp: Any, bounded: bool)
         return z, max(v, -0.75)
 
     check(lif(), {"clamp": clamp}, *trains(step))
-    node = neuron(nir.IF, r=0.5 / DT, v_threshold=0.75, v_reset=0.25)
+    node = neuron(nir.IF, 1, r=0.5 / DT, v_threshold=0.75, v_reset=0.25)
     check(node, {"clamp": clamp}, *trains(charge))
     distinct(node, {"clamp": clamp}, "clamp")
 
@@ -104,8 +104,8 @@ def test_a_membrane_may_start_at_its_leak() -> None:
         return h, h
 
     check(lif(v_leak=-2.0), {"v0": "v_leak"}, *trains(step, -2.0))
-    check(neuron(nir.LI, v_leak=-1.0), {"v0": "v_leak"}, *trains(integrate, -1.0))
-    charge = neuron(nir.IF, v_threshold=1e6)
+    check(neuron(nir.LI, 1, v_leak=-1.0), {"v0": "v_leak"}, *trains(integrate, -1.0))
+    charge = neuron(nir.IF, 1, v_threshold=1e6)
     check(charge, {"v0": "v_leak"}, *trains(lambda v, x: (0, v + x)))
 
 
@@ -119,8 +119,8 @@ def test_the_gain_may_leave_r_out(gain: Any, of_lif: float) -> None:
         return v + x, v + x
 
     check(lif(), {"input_gain": gain}, *trains(step))
-    check(neuron(nir.I, r=7.0), {"input_gain": gain}, *trains(charge))
-    cuba = chain(neuron(nir.CubaLI, r=3.0))
+    check(neuron(nir.I, 1, r=7.0), {"input_gain": gain}, *trains(charge))
+    cuba = chain(neuron(nir.CubaLI, 1, r=3.0))
     own, given = (deploy(Program(cuba, Semantics(DT, input_gain=g)), "reference") for g in ("r", gain))
     np.testing.assert_array_equal(own.run_frames(X).outputs["output"], given.run_frames(X).outputs["output"])
 
@@ -134,7 +134,7 @@ def test_the_membrane_may_use_the_current_of_the_step_before() -> None:
         i = 0.75 * i + x
         return (1, 0.0) if h > 0.75 else (0, h)
 
-    node = neuron(nir.CubaLIF, v_threshold=0.75)
+    node = neuron(nir.CubaLIF, 1, v_threshold=0.75)
     check(node, {"current": "old"}, *trains(step))
     distinct(node, {"current": "old"}, "current")
 
@@ -182,7 +182,7 @@ def test_a_reset_inside_the_step(kind: type, reset: Any, per_step: Any) -> None:
     flow = Flow(kept, 3 * (1 - kept), 0.25 * (1 - kept), 0.5, reset=back)
     node = lif()
     if kind is nir.IF:
-        node = neuron(nir.IF, r=0.5 / DT, v_threshold=0.75, v_reset=0.25)
+        node = neuron(nir.IF, 1, r=0.5 / DT, v_threshold=0.75, v_reset=0.25)
         flow = Flow(1.0, 0.5, 0.0, 0.0, reset=back)
     rules = {
         "integrator": "exponential",
@@ -212,7 +212,7 @@ def test_a_reset_inside_the_step_needs_a_way_there() -> None:
 def test_mixed_decays_exactly_and_weighs_its_input_as_euler() -> None:
     kept, v = math.exp(-0.5), 0.0
     expected = [v := kept * v + 1.5 * x + 0.25 * (1 - kept) for x in XS]
-    node = neuron(nir.LI, r=3.0, v_leak=0.25)
+    node = neuron(nir.LI, 1, r=3.0, v_leak=0.25)
     program = Program(chain(node), Semantics(DT, "mixed"))
     for target in TARGETS:
         found = deploy(program, target).run_frames(X).outputs["output"].ravel()

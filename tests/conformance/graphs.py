@@ -8,10 +8,25 @@ from typing import Any
 
 import nir
 import numpy as np
+from rule_networks import DT, neuron
 
 from rsc.program import Program, Semantics
 
-DT = 2.0**-10  # s; a power of two, so that coefficients and dyadic inputs are exact in every arithmetic
+__all__ = [
+    "DT",
+    "EULER",
+    "chain",
+    "conv1d",
+    "conv2d",
+    "dyadic",
+    "given",
+    "graph",
+    "neuron",
+    "pool",
+    "program",
+    "taken",
+]
+
 EULER = Semantics(dt=DT)
 
 
@@ -37,20 +52,6 @@ def chain(shape: tuple[int, ...], out: tuple[int, ...], **nodes: Any) -> nir.NIR
 
 def program(of: nir.NIRGraph, semantics: Semantics = EULER) -> Program:
     return Program(of, semantics)
-
-
-def neuron(kind: type, *shape: int, **changes: Any) -> Any:
-    """A neuron node; by default alpha = 1/2 and beta = 1 under Euler with step DT (IF, I: beta = 1)."""
-    integrators = (nir.I, nir.IF)
-    values: dict[str, Any] = {"r": 1 / DT} if kind in integrators else {"r": 2.0, "v_leak": 0.0}
-    if kind in (nir.LI, nir.LIF):
-        values |= {"tau": 2 * DT}
-    if kind in (nir.CubaLI, nir.CubaLIF):
-        values |= {"tau_mem": 2 * DT, "tau_syn": 4 * DT, "w_in": 4.0}
-    if kind in (nir.IF, nir.LIF, nir.CubaLIF):
-        values |= {"v_threshold": 1.0, "v_reset": 0.0}
-    fields: Any = {k: np.broadcast_to(v, shape).astype(float) for k, v in (values | changes).items()}
-    return kind(**fields)
 
 
 def conv2d(weight: np.ndarray, spatial: tuple[int, int], **changes: Any) -> nir.Conv2d:
