@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -84,10 +85,35 @@ def extract(image: bytes, max_bytes: int, out: BinaryIO) -> None:
     out.write(framed(header))
 
 
-def answer(image: bytes, max_bytes: int, out: BinaryIO) -> None:
-    """`extract`, or the reason why it failed: {"refused": [what, why, fix]} or {"fault": text}."""
+def extract_groups(image: bytes, max_bytes: int, out: BinaryIO, names: Sequence[str]) -> None:
+    """`extract` for other files than NIR's: the objects of these names at the root, those that there are.
+
+    They are inspected by the same rules, and all of them before the first array is read. The header's "tree"
+    maps the names to them.
+    """
+    from h5py import h5f, h5g
+
+    file = h5f.open_file_image(image)
+    root = h5g.open(file, b"/")
+    walk = _Walk(max_bytes)
+    found = [name for name in names if root.links.exists(name.encode())]
+    tree = {name: _inspect(root, name.encode(), walk, name, 0) for name in found}
+    writer = _Writer(file, out)
+    header = {"tree": writer.encode(tree), "arrays": writer.arrays}
+    out.write(framed(header))
+
+
+def answer(image: bytes, max_bytes: int, out: BinaryIO, names: Sequence[str] = ()) -> None:
+    """What was asked for, or the reason why it failed: {"refused": [what, why, fix]} or {"fault": text}.
+
+    Args:
+        names: none for `extract`, else those of `extract_groups`.
+    """
     try:
-        extract(image, max_bytes, out)
+        if names:
+            extract_groups(image, max_bytes, out, names)
+        else:
+            extract(image, max_bytes, out)
     except Refused as refusal:
         out.write(framed({"refused": refusal.args}))
     except READ_FAULTS as fault:
@@ -226,14 +252,14 @@ def limit_process(address_space: int, seconds: int, output: int) -> None:
     signal.alarm(seconds)
 
 
-def main(max_bytes: int, address_space: int, seconds: int) -> None:
-    """Read the file on standard input; answer on standard output; see the module."""
+def main(max_bytes: int, address_space: int, seconds: int, *names: str) -> None:
+    """Read the file on standard input; answer on standard output; see the module and `answer`."""
     limit_process(address_space, seconds, 2 * max_bytes if address_space else 0)
     with open(0, "rb", closefd=False) as file, open(1, "wb", closefd=False) as out:
-        answer(file.read(), max_bytes, out)
+        answer(file.read(), max_bytes, out, names)
 
 
 if __name__ == "__main__":
     # Filter plug-ins are shared libraries that HDF5 would load on a file's demand.
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
-    main(*(int(a) for a in sys.argv[1:4]))
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -23,7 +23,7 @@ from rsc.errors import TargetUnavailable, UsageError
 from rsc.hw_targets import lava_env
 from rsc.hw_targets.base import DeployedModel, StepsResult, refuse_errors
 from rsc.hw_targets.lava_job import JobOptions, Recording, execute, plan
-from rsc.layered import LayeredProgram
+from rsc.layered import Layer, LayeredProgram
 from rsc.program import Program
 from rsc.results import Issue, Probe, SpikeRecord, Unavailable
 
@@ -128,9 +128,7 @@ class LavaModel(DeployedModel):
         self.arithmetic = "integer" if layered.arithmetic == "integer" else "float64"
         if program is not None:
             self.program = program
-        self.output = program.outputs[0] if program is not None else layered.output
-        self.readout = next(layer for layer in layered.layers if layer.name == layered.output)
-        blank = np.zeros((1, 1, *layered.input_shape))
+        blank = {source.name: np.zeros((1, 1, *source.shape)) for source in layered.inputs}
         plan(layered, blank, Recording(), options)  # refuses now what would fail later
 
     @classmethod
@@ -156,38 +154,49 @@ class LavaModel(DeployedModel):
         Layers that were folded away (pooling, gains) have no raster or state of their own; probing
         them records nothing. In the "runtime" engine `saturated` covers probed layers and readouts only.
         """
-        values = frames[self.layered.input_name]
-        payload = self.layered.payload(values)
+        arithmetic = self.layered.arithmetic
+        payload = {s.name: s.payload(frames[s.name], arithmetic) for s in self.layered.inputs}
         recording = self._recording(probe)
         size = self._samples_per_job(payload, recording)
+        samples = next(iter(payload.values())).shape[1]
         parts = [
-            execute(self.python, self.layered, payload[:, i : i + size], recording, self.options)
-            for i in range(0, payload.shape[1], size)
+            execute(
+                self.python,
+                self.layered,
+                {name: values[:, i : i + size] for name, values in payload.items()},
+                recording,
+                self.options,
+            )
+            for i in range(0, samples, size)
         ]
         results = _joined(parts)
-        clipped = self._clipped(values)
-        saturated = clipped + sum(int(v) for k, v in results.items() if k.endswith(".saturated"))
-        return StepsResult({self.output: self._output(results)}, self._record(results, probe), saturated)
+        saturated = sum(s.clipped(frames[s.name], arithmetic) for s in self.layered.inputs)
+        saturated += sum(int(v) for k, v in results.items() if k.endswith(".saturated"))
+        outputs = {
+            node: np.add.reduce([self._activity(self.layered.by_name[name], results) for name in names])
+            for node, names in self.layered.outputs
+        }
+        return StepsResult(outputs, self._record(results, probe), saturated)
 
     def _recording(self, probe: Probe) -> Recording:
         """What the worker must keep for `probe` and for the output."""
-        name = self.layered.output
         states: dict[str, tuple[str, ...]] = {n: ("u", "v") for n in probe.states if n in self._layers}
-        if self.readout.readout:
-            states.setdefault(name, ("v",))
         rasters = {n for n in probe.spikes if n in self._layers}
-        if not self.readout.readout:
-            rasters.add(name)
+        for name in {name for _, names in self.layered.outputs for name in names}:
+            if self.layered.by_name[name].readout:
+                states.setdefault(name, ("v",))
+            else:
+                rasters.add(name)
         return Recording(probe.counts, frozenset(rasters), tuple(sorted(states.items())))
 
     @property
     def _layers(self) -> set[str]:
         return {layer.name for layer in self.layered.layers}
 
-    def _samples_per_job(self, payload: np.ndarray, recording: Recording) -> int:
+    def _samples_per_job(self, payload: Mapping[str, np.ndarray], recording: Recording) -> int:
         """How many samples fit into JOB_BYTES of payload and records."""
         states = dict(recording.states)
-        per_step = payload[0, 0].size * 2 * payload.itemsize
+        per_step = sum(values[0, 0].nbytes * 2 for values in payload.values())
         counts = 0
         for layer in self.layered.layers:
             sites = int(np.prod(layer.shape))
@@ -195,34 +204,32 @@ class LavaModel(DeployedModel):
             counts += 8 * sites
         if self.options.engine == "runtime":
             per_step += sum(int(np.prod(layer.shape)) for layer in self.layered.layers)
-        return max(1, JOB_BYTES // (payload.shape[0] * per_step + counts))
+        return max(1, JOB_BYTES // (len(next(iter(payload.values()))) * per_step + counts))
 
-    def _output(self, results: Mapping[str, np.ndarray]) -> np.ndarray:
-        """float64 [T, B, ...]: the readout's input per step in units of the float program, or spikes."""
-        layer = self.readout
+    def _activity(self, layer: Layer, results: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float64 [T, B, ...]: spikes, or in units of the float program what v gains in a step, or v."""
         if not layer.readout:
             return results[f"{layer.name}.raster"].astype(np.float64)
         v = results[f"{layer.name}.v"]
         unit = layer.scale * (STATE_SCALE if self.layered.arithmetic == "integer" else 1)
-        return np.diff(v, axis=0, prepend=np.zeros_like(v[:1])) / unit
+        if layer.readout == "state":
+            return v / unit + layer.offset
+        return np.diff(v, axis=0, prepend=np.broadcast_to(layer.v_init, v[:1].shape)) / unit
 
     def _record(self, results: Mapping[str, np.ndarray], probe: Probe) -> SpikeRecord:
+        """What was probed; in floating point v is that of the program, which does not reset to 0."""
         counts, rasters, states = {}, {}, {}
-        for name in sorted(self._layers):
+        for layer in sorted(self.layered.layers, key=lambda layer: layer.name):
+            name = layer.name
             if f"{name}.counts" in results:
                 counts[name] = results[f"{name}.counts"]
             if name in probe.spikes:
                 rasters[name] = results[f"{name}.raster"]
             if name in probe.states:
                 states |= {f"{name}.{s}": results[f"{name}.{s}"] for s in ("u", "v")}
+                if self.layered.arithmetic == "float":
+                    states[f"{name}.v"] = states[f"{name}.v"] + layer.offset
         return SpikeRecord(counts, rasters, states)
-
-    def _clipped(self, values: np.ndarray) -> int:
-        """How many input values exceed the largest payload."""
-        if self.layered.arithmetic == "float":
-            return 0
-        scaled = np.rint(np.asarray(values, np.float64) * self.layered.input_scale)
-        return int(np.count_nonzero(np.abs(scaled) > self.layered.input_max))
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ import numpy as np
 from rsc.errors import RscError, StorageError, TargetFault, TargetUnavailable
 from rsc.hw_targets.isolate import Budget, private_folder, run
 from rsc.hw_targets.lava_job import WORKER, JobOptions, Recording, execute
-from rsc.layered import Connection, Layer, LayeredProgram
+from rsc.layered import Connection, Layer, LayeredProgram, Source
 
 VARIABLE = "RSC_LAVA_PYTHON"
 LAVA = "lava-nc==0.10.0"
@@ -180,10 +180,10 @@ def smoke(python: Path) -> None:
     layer = Layer(
         "lif", (1,), (Connection("input", "dense", weight, (1,)),), 4095, 163, 25, np.zeros(1, np.int32)
     )
-    layered = LayeredProgram("integer", (layer,), "input", (1,), "lif", 1.0, 1)
+    layered = LayeredProgram("integer", (layer,), (Source("input", (1,), 1.0, 1),), (("output", ("lif",)),))
     recording = Recording(True, frozenset({"lif"}), (("lif", ("u", "v")),))
     spikes = np.array([1, 1, 1, 0], np.int32).reshape(4, 1, 1)
-    found = execute(python, layered, spikes, recording, JobOptions(wall_s=120))
+    found = execute(python, layered, {"input": spikes}, recording, JobOptions(wall_s=120))
     v, fired = found["lif.v"].ravel().tolist(), found["lif.raster"].ravel().tolist()
     if v != [640, 1254, 0, 0] or fired != [False, False, True, False]:
         raise TargetFault(

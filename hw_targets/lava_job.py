@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from rsc.errors import StorageError, TargetFault
-from rsc.hw_targets import lava_layout
+from rsc.errors import StorageError, TargetFault, UnsupportedNode
+from rsc.hw_targets import lava_layout, lava_neuron
 from rsc.hw_targets.isolate import Budget, private_folder, run
-from rsc.layered import STATE_MAX, LayeredProgram
+from rsc.layered import CONSTANT, STATE_MAX, Connection, Layer, LayeredProgram
 
 WORKER = Path(__file__).with_name("lava_worker.py")
 NAME = "The Lava worker"
@@ -24,6 +25,7 @@ PROCESS_STEP_S = {"models": 0.5e-3, "runtime": 5e-3}
 SYNAPSE_S = 20e-9
 PLANE_S = 0.5e-3  # one two-dimensional convolution of one channel pair
 PLANE_TAP_S = 30e-9  # one tap of it at one position
+WAITING = 20  # a synapse that may wait, per step of the longest wait: Lava rebuilds its matrix in every step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +66,13 @@ class JobOptions:
 def execute(
     python: str | Path,
     layered: LayeredProgram,
-    payload: np.ndarray,
+    payload: Mapping[str, np.ndarray],
     recording: Recording,
     options: JobOptions,
 ) -> dict[str, np.ndarray]:
-    """Run `payload` [T, N, ...] (torch layout) and give the records of each layer, in torch layout.
+    """Run payloads (Input node -> [T, N, ...]) and give the records of each layer, all in torch layout.
+
+    Every sample starts with u = 0, v = v_init and nothing under way.
 
     Returns:
         "name.counts" int64 [N, ...] (not of readouts), "name.raster" bool [T, N, ...], "name.u" and "name.v"
@@ -92,58 +96,128 @@ def execute(
 
 
 def plan(
-    layered: LayeredProgram, payload: np.ndarray, recording: Recording, options: JobOptions
+    layered: LayeredProgram, payload: Mapping[str, np.ndarray], recording: Recording, options: JobOptions
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Header and arrays of a job, in Lava's layout.
+
+    All samples run as one stream with a new one every `period` steps. Where a program's delays carry
+    something from one step to a later one, the period is longer than a sample by the longest delay, and
+    neurons that are silent in the gap ("gated") let it run empty; they are also what starts at v_init.
+    Everything else needs Lava's own LIFReset only.
 
     Raises:
         UnsupportedNode: Lava would compute something else.
     """
     integer = layered.arithmetic == "integer"
-    depth = lava_layout.check_depths(layered)
-    index = {layered.input_name: -1} | {layer.name: i for i, layer in enumerate(layered.layers)}
-    states = dict(recording.states)
-    arrays = {"payload": lava_layout.to_lava(payload.astype(np.int32 if integer else np.float64), 2)}
+    number = np.int32 if integer else np.float64
+    levels = layered.levels()
+    steps, samples = next(iter(payload.values())).shape[:2]
+    gap = max((int(c.delay.max(initial=0)) for c in _moving(layered)), default=0)
+    gated = gap > 0 or any(np.any(layer.v_init) for layer in layered.layers)
+    if gated and options.run_config == "Loihi2HwCfg":
+        raise UnsupportedNode(
+            "Samples of this program cannot be told apart on the chip.",
+            "Delays that reach into the next sample, and v_init, need neurons that are only simulated.",
+            "Use lava:fixed or lava:fixed:runtime.",
+        )
+    index = {source.name: -1 - i for i, source in enumerate(layered.inputs)}
+    index |= {layer.name: i for i, layer in enumerate(layered.layers)}
+    arrays = {
+        f"payload.{-1 - index[name]}": lava_layout.to_lava(values.astype(number), 2)
+        for name, values in payload.items()
+    }
     layers = []
     for i, layer in enumerate(layered.layers):
         specs = []
-        for j, connection in enumerate(layer.connections):
-            largest = layered.input_max if connection.source == layered.input_name else 1
-            built = lava_layout.synapses(connection, layer, integer, largest, options.matrices)
+        for j, connection in enumerate(part for c in layer.connections for part in _parts(c)):
+            built = _built(layered, layer, connection, payload, options.matrices)
             arrays |= {f"{i}.{j}.{name}": value for name, value in built.arrays.items()}
-            specs.append({"kind": built.kind, "source": index[connection.source]} | built.fields)
-        arrays[f"{i}.bias"] = lava_layout.bias(layer, integer)
-        record = {
-            "counts": recording.counts and not layer.readout,
-            "raster": layer.name in recording.rasters,
-            "states": states.get(layer.name, ()),
-        }
-        where = {"name": layer.name, "shape": layer.shape[::-1], "depth": depth[layer.name]}
-        neuron = lava_layout.neuron(layer, integer)
-        layers.append(where | neuron | record | {"readout": layer.readout, "connections": specs})
+            specs.append({"kind": built.kind, "source": index.get(connection.source)} | built.fields)
+            if built.arrivals:
+                step = (np.arange(steps + gap) + 1 - levels[layer.name]) % (steps + gap)
+                there = step >= np.array(built.arrivals)[:, None]
+                arrays[f"{i}.{j}.constant"] = there.astype(number)
+        arrays[f"{i}.bias"] = lava_neuron.bias(layer, integer)
+        arrays |= {f"{i}.{name}": value for name, value in lava_neuron.neuron(layer, integer).items()}
+        layers.append(
+            _described(layer, recording, integer) | {"level": levels[layer.name], "connections": specs}
+        )
     header = {
         "arithmetic": layered.arithmetic,
         "engine": options.engine,
         "run_config": options.run_config,
-        "steps": payload.shape[0],
-        "samples": payload.shape[1],
-        "input_shape": payload.shape[:1:-1],
+        "steps": steps,
+        "samples": samples,
+        "period": steps + gap,
+        "gated": gated,
         "state_max": STATE_MAX,
         "layers": layers,
     }
     return header, arrays
 
 
+def _moving(layered: LayeredProgram) -> list[Connection]:
+    """The connections whose sources change: all but those of the constant."""
+    return [c for layer in layered.layers for c in layer.connections if c.source != CONSTANT]
+
+
+def _parts(connection: Connection) -> list[Connection]:
+    """The connection, or one for each delay: behind a pooling, synapses of several may share a pixel."""
+    if connection.pool is None or not connection.delay.ndim:
+        return [connection]
+    weight = connection.weight.reshape(connection.delay.shape)
+    return [
+        dataclasses.replace(
+            connection, weight=np.where(connection.delay == k, weight, 0), delay=np.asarray(k, np.int32)
+        )
+        for k in np.unique(connection.delay)
+    ]
+
+
+def _built(
+    layered: LayeredProgram,
+    layer: Layer,
+    connection: Connection,
+    payload: Mapping[str, np.ndarray],
+    matrices: bool,
+) -> lava_layout.Synapses:
+    """The process of one connection, for what its source sends."""
+    largest = 1
+    if connection.source in layered.sources:
+        if connection.graded:
+            largest = layered.sources[connection.source].maximum
+        elif not np.isin(payload[connection.source], (0, 1)).all():
+            largest = 2  # not spikes: whatever is not 0 must be made 1
+    integer, waits = layered.arithmetic == "integer", layered.waits(layer, connection)
+    source = (layered.by_name | layered.sources).get(connection.source)
+    if source is not None and connection.kind == "dense" and connection.pool is None:
+        connection = dataclasses.replace(connection, source_shape=source.shape)  # may say it flattened
+    return lava_layout.synapses(connection, layer, integer, largest, matrices, waits)
+
+
+def _described(layer: Layer, recording: Recording, integer: bool) -> dict[str, Any]:
+    """The header's entry of a layer, apart from its place and its connections."""
+    return {
+        "name": layer.name,
+        "shape": layer.shape[::-1],
+        "bias_exp": int(layer.bias_exp) if integer else 0,
+        "counts": recording.counts and not layer.readout,
+        "raster": layer.name in recording.rasters,
+        "states": dict(recording.states).get(layer.name, ()),
+        "readout": layer.readout,
+    }
+
+
 def time_budget(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> float:
     """Seconds a job may take: the start, and for every step its processes, synapses and convolutions."""
-    steps = header["steps"] * header["samples"] + len(header["layers"])
+    steps = header["period"] * header["samples"] + len(header["layers"])
     processes, work = 1, 0.0
     for i, layer in enumerate(header["layers"]):
         processes += 1 + int(layer["counts"]) + len(layer["states"]) + len(layer["connections"])
         for j, spec in enumerate(layer["connections"]):
             weight = arrays.get(f"{i}.{j}.weight", arrays.get(f"{i}.{j}.data"))
             synapses = 0 if weight is None else weight.size
-            work += synapses * SYNAPSE_S
+            work += synapses * SYNAPSE_S * (WAITING * (spec["longest"] + 1) if "longest" in spec else 1)
             if spec["kind"] == "conv" and weight is not None:
                 taps = int(np.prod(weight.shape[1:3])) * int(np.prod(spec["input_shape"][:2]))
                 work += weight.shape[0] * weight.shape[3] * (PLANE_S + taps * PLANE_TAP_S)

@@ -7,8 +7,8 @@ Lava holds images as (W, H, C) and flips convolution kernels, torch holds (C, H,
 Lava has no pooling process. A sum pooling (kernel k, stride s) in front of a convolution (K, stride S,
 padding P, dilation D) is the convolution with the kernel w'[i D s + a] = w[i] (a < k, added where
 windows overlap), stride S s and padding P s, as long as no tap that falls on the convolution's
-padding covers real pixels; where one would, and for kernels Lava's 8-bit fields cannot hold, the
-operator is written out as a sparse matrix.
+padding covers real pixels; where one would, for kernels Lava's 8-bit fields cannot hold and for synapses
+that wait, the operator is written out as a matrix.
 """
 
 from __future__ import annotations
@@ -20,21 +20,29 @@ import numpy as np
 import scipy.sparse
 
 from rsc.errors import UnsupportedNode
-from rsc.layered import STATE_MAX, VTH_MAX, Connection, Layer, LayeredProgram
+from rsc.layered import CONSTANT, DELAY_MAX, STATE_MAX, Connection, Layer
 
 WEIGHT_RANGE = (-256, 254)
 CONV_FIELD_MAX = 127  # Lava keeps kernel size, stride, padding, dilation and groups in int8
 QUICK_MATRIX = 4_000_000  # synapses up to which a written-out convolution is quicker than Lava's own
-MATRIX_LIMIT = 50_000_000  # synapses of one written-out operator, about 600 MB
+MATRIX_LIMIT = 50_000_000  # synapses of one written-out operator, about 600 MB; times the steps they wait
+NO_WAIT = np.zeros((), np.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Synapses:
-    """One connection process: `kind` "conv", "dense" or "sparse", its fields and its arrays."""
+    """One connection process.
+
+    Fields:
+        kind: "conv", "dense", "sparse", "delay_dense" or "delay_sparse".
+        fields, arrays: its parameters, ready for the header and the arrays of a job.
+        arrivals: of the constant: the first step of the program at which each column of "weight" is sent.
+    """
 
     kind: str
     fields: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    arrivals: tuple[int, ...] = ()
 
 
 def to_lava(x: np.ndarray, lead: int) -> np.ndarray:
@@ -48,40 +56,111 @@ def flat_order(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def synapses(
-    connection: Connection, layer: Layer, integer: bool, payload_max: int = 1, matrices: bool = False
+    connection: Connection,
+    layer: Layer,
+    integer: bool,
+    payload_max: int = 1,
+    matrices: bool = False,
+    waits: np.ndarray = NO_WAIT,
 ) -> Synapses:
     """The Lava process that computes the connection's current.
 
     Args:
         connection, layer: what to build.
         integer: fixed-point arithmetic.
-        payload_max: largest magnitude the source sends.
+        payload_max: largest magnitude the source sends; of spikes 1, and only if they are 0 or 1.
         matrices: write a convolution out as a sparse matrix where that is the same operator and small.
+        waits: steps that each synapse waits beyond the one step of every process, [] or [out, in].
 
     Raises:
         UnsupportedNode: Lava would compute something else.
     """
     weight = _typed_weight(connection, layer, integer)
+    if waits.min(initial=0) < 0 or waits.max(initial=0) > DELAY_MAX:
+        _refuse(layer, f"a synapse waits {waits.max()} steps; Loihi holds {DELAY_MAX}.", "Delay it less.")
+    if connection.source == CONSTANT:
+        return _constant(weight, connection, layer, integer)
     bits = max(1, int(payload_max).bit_length() + 1) if connection.graded else 0
     if connection.kind == "dense":
-        matrix = weight.reshape(weight.shape[0], -1)
-        if connection.pool is not None:
-            matrix = np.asarray(matrix @ _pool_matrix(connection, connection.pool))
-        _check_matrix(matrix, connection, layer, integer)
-        rows, columns = flat_order(layer.shape), flat_order(connection.source_shape)
-        fields = {"message_bits": bits, "weight_exp": int(connection.weight_exp)}
-        return Synapses("dense", fields, {"weight": np.ascontiguousarray(matrix[np.ix_(rows, columns)])})
+        return _dense(weight, connection, layer, integer, bits, payload_max, waits)
     if connection.weight_exp:
         _refuse(layer, "Lava's convolution ignores weight_exp.", "Fold the exponent into the weights.")
+    if waits.ndim:
+        _refuse(layer, "the synapses of a convolution wait differently.", "Write it out as a matrix.")
+    # Spikes are 0 and 1 already: read as numbers Sparse needs one product instead of a column selection.
+    quick = bits or int(payload_max <= 1)
+    largest = payload_max if connection.graded else 1
+    if waits.any():
+        return _waiting(_sparse(weight, connection, layer, integer, quick, largest), layer, int(waits))
     if matrices and _same_as_matrix(weight, connection, layer, integer, payload_max):
-        # Spikes are 0 and 1 already: read as numbers Sparse needs one product instead of a column selection.
-        return _sparse(weight, connection, layer, integer, bits or int(payload_max <= 1))
+        return _sparse(weight, connection, layer, integer, quick, largest)
     composed = _composed(weight, connection)
     if composed is not None and max(composed.fields["limits"]) <= CONV_FIELD_MAX:
-        _check_conv_sum(composed.arrays["weight"], layer, integer, payload_max if connection.graded else 1)
+        _check_sum(composed.arrays["weight"], layer, integer, largest)
         fields = {k: v for k, v in composed.fields.items() if k != "limits"} | {"message_bits": bits}
         return Synapses("conv", fields, composed.arrays)
-    return _sparse(weight, connection, layer, integer, bits)
+    return _sparse(weight, connection, layer, integer, bits, largest)
+
+
+def _constant(weight: np.ndarray, c: Connection, layer: Layer, integer: bool) -> Synapses:
+    """The synapses of the constant [out, 1], one column for each step from which some are heard."""
+    if c.kind != "dense" or weight.size != len(weight):
+        _refuse(
+            layer, "the constant is one value, heard through a matrix [out, 1].", "Use a dense connection."
+        )
+    column = weight.reshape(len(weight), 1)
+    _check_matrix(column, c, layer, integer)
+    arrivals = np.unique(c.delay)
+    matrix = np.where(c.delay.reshape(-1, 1) == arrivals, column, 0)[flat_order(layer.shape)]
+    fields = {"message_bits": 1, "weight_exp": int(c.weight_exp)}
+    return Synapses("dense", fields, {"weight": np.ascontiguousarray(matrix)}, tuple(arrivals.tolist()))
+
+
+def _dense(
+    weight: np.ndarray,
+    c: Connection,
+    layer: Layer,
+    integer: bool,
+    bits: int,
+    payload_max: int,
+    waits: np.ndarray,
+) -> Synapses:
+    """Lava's Dense, or DelayDense where a synapse waits."""
+    matrix = weight.reshape(weight.shape[0], -1)
+    if c.pool is not None:
+        if waits.ndim:
+            _refuse(layer, "synapses behind a pooling wait differently.", "Use a connection for each delay.")
+        matrix = np.asarray(matrix @ _pool_matrix(c, c.pool))
+    _check_matrix(matrix, c, layer, integer)
+    if bits and c.weight_exp < 0:
+        _check_sum(matrix, layer, integer, payload_max)
+    at = np.ix_(flat_order(layer.shape), flat_order(c.source_shape))
+    fields = {"message_bits": bits, "weight_exp": int(c.weight_exp)}
+    arrays = {"weight": np.ascontiguousarray(matrix[at])}
+    if not waits.any():
+        return Synapses("dense", fields, arrays)
+    longest = int(waits.max())
+    _check_waiting(matrix.size, longest, layer)
+    if integer and bits and payload_max * -WEIGHT_RANGE[0] >= 1 << 31:
+        _refuse(layer, f"a payload of {payload_max} times a weight exceeds 32 bits.", "Use a smaller scale.")
+    arrays["delays"] = np.ascontiguousarray(np.broadcast_to(waits, matrix.shape)[at]).astype(np.int64)
+    return Synapses("delay_dense", fields | {"longest": longest}, arrays)
+
+
+def _waiting(built: Synapses, layer: Layer, wait: int) -> Synapses:
+    """The sparse synapses as DelaySparse, all with the same wait."""
+    _check_waiting(built.arrays["data"].size, wait, layer)
+    return dataclasses.replace(built, kind="delay_sparse", fields=built.fields | {"longest": wait})
+
+
+def _check_waiting(synapses: int, wait: int, layer: Layer) -> None:
+    """Lava writes the synapses out once for every step that they can wait, in every step."""
+    if synapses * (wait + 1) > MATRIX_LIMIT:
+        _refuse(
+            layer,
+            f"{synapses} synapses that wait up to {wait} steps are more than {MATRIX_LIMIT} in Lava.",
+            "Delay fewer synapses, or by less.",
+        )
 
 
 def _composed(weight: np.ndarray, c: Connection) -> Synapses | None:
@@ -136,22 +215,34 @@ def _same_as_matrix(weight: np.ndarray, c: Connection, layer: Layer, integer: bo
     if not integer:
         return True
     windows = c.pool is None or all(k <= s for k, s in zip(*c.pool, strict=True))
-    grid = not (weight % 2).any() and WEIGHT_RANGE[0] <= weight.min() and weight.max() <= WEIGHT_RANGE[1]
+    exponent = _shared_exponent(weight)
+    grid = _on_grid(weight >> exponent)
     most = (payload_max if c.graded else 1) * (int(np.prod(c.pool[0])) if c.pool else 1)
     largest = int(np.abs(fan_in.astype(np.int64)).sum(1).max(initial=0)) * most
-    return windows and bool(grid) and largest < STATE_MAX
+    return windows and grid and largest < STATE_MAX
 
 
-def _sparse(weight: np.ndarray, c: Connection, layer: Layer, integer: bool, bits: int) -> Synapses:
+def _sparse(
+    weight: np.ndarray, c: Connection, layer: Layer, integer: bool, bits: int, payload_max: int
+) -> Synapses:
     """The whole operator, pooling included, as a csr matrix in Lava's order."""
     matrix = conv_matrix(weight, c, layer)
     if c.pool is not None:
         matrix = matrix @ _pool_matrix(c, c.pool)
     matrix = scipy.sparse.csr_matrix(matrix)[flat_order(layer.shape)][:, flat_order(c.source_shape)]
+    matrix.eliminate_zeros()
     matrix.sort_indices()
-    _check_matrix(matrix.data, c, layer, integer)
-    arrays = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
-    fields = {"message_bits": bits, "weight_exp": 0, "matrix_shape": matrix.shape}
+    exponent = _shared_exponent(matrix.data) if integer else 0
+    _check_matrix(matrix.data >> exponent if integer else matrix.data, c, layer, integer)
+    if integer and int(abs(matrix).sum(1).max()) * payload_max >= STATE_MAX:
+        _refuse(
+            layer,
+            "a convolution wraps at 24 bits; written out, Lava would not.",
+            "Use a smaller scale or no delay.",
+        )
+    data = matrix.data >> exponent if integer else matrix.data
+    arrays = {"data": data, "indices": matrix.indices, "indptr": matrix.indptr}
+    fields = {"message_bits": bits, "weight_exp": exponent, "matrix_shape": matrix.shape}
     return Synapses("sparse", fields, arrays)
 
 
@@ -213,7 +304,7 @@ def _check_matrix(values: np.ndarray, c: Connection, layer: Layer, integer: bool
     if not integer or not values.size:
         return
     low, high = WEIGHT_RANGE
-    if values.min() < low or values.max() > high or (values % 2).any():
+    if not _on_grid(values):
         pooled = " after summing overlapping pooling windows" if c.pool is not None else ""
         _refuse(
             layer,
@@ -222,61 +313,23 @@ def _check_matrix(values: np.ndarray, c: Connection, layer: Layer, integer: bool
         )
 
 
-def _check_conv_sum(weight: np.ndarray, layer: Layer, integer: bool, payload_max: int) -> None:
-    """Lava casts the sum from float64 to int32 before it wraps to 24 bits; the cast must be defined."""
-    largest = (
-        int(np.abs(weight.astype(np.int64)).sum((1, 2, 3)).max(initial=0)) * payload_max if integer else 0
-    )
+def _on_grid(values: np.ndarray) -> bool:
+    low, high = WEIGHT_RANGE
+    return not (values % 2).any() and low <= values.min(initial=0) and values.max(initial=0) <= high
+
+
+def _shared_exponent(values: np.ndarray) -> int:
+    """The power of two that brings integers onto the grid, without loss; 0 if none does."""
+    shifts = (e for e in range(24) if not (values % (2 << e)).any() and _on_grid(values >> e))
+    return next(shifts, 0)
+
+
+def _check_sum(weight: np.ndarray, layer: Layer, integer: bool, payload_max: int) -> None:
+    """Sums of weights [out, ...] times payloads must fit 32 bits before Lava casts or shifts them."""
+    rows = np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(1) if integer else np.zeros(0, int)
+    largest = int(rows.max(initial=0)) * payload_max
     if largest >= 1 << 31:
         _refuse(layer, f"the current may reach {largest}, beyond 32 bits.", "Use a smaller scale.")
-
-
-def neuron(layer: Layer, integer: bool) -> dict[str, Any]:
-    """Scalar fields of the layer's LIF, checked: a float where Lava shifts bits would hang its runtime.
-
-    Raises:
-        UnsupportedNode: not integers, or outside what Lava's model and Loihi hold.
-    """
-    fields = {"du": layer.du, "dv": layer.dv, "vth": layer.vth, "bias_exp": layer.bias_exp}
-    if not integer:
-        if not np.isfinite([*fields.values()]).all() or not np.isfinite(layer.bias_mant).all():
-            _refuse(layer, "a neuron parameter is not finite.", "Check the export.")
-        return {k: float(v) for k, v in fields.items()} | {"bias_exp": 0}
-    limits = {"du": (0, 4095), "dv": (0, 4096), "vth": (0, VTH_MAX), "bias_exp": (-7, 7)}
-    for name, (low, high) in limits.items():
-        if fields[name] != int(fields[name]) or not low <= fields[name] <= high:
-            _refuse(
-                layer,
-                f"{name} is {fields[name]}; integers {low}..{high} are possible.",
-                "Quantise the program.",
-            )
-    return {k: int(v) for k, v in fields.items()}
-
-
-def bias(layer: Layer, integer: bool) -> np.ndarray:
-    """The layer's bias in Lava's layout: int32 mantissas of 13 signed bits, or float64."""
-    values = np.broadcast_to(np.asarray(layer.bias_mant), layer.shape)
-    if integer and (
-        not np.array_equal(values, np.rint(values)) or values.min() < -4096 or values.max() > 4095
-    ):
-        _refuse(layer, "bias mantissas must be integers in -4096..4095.", "Use a larger bias_exp.")
-    return to_lava(values.astype(np.int32 if integer else np.float64), 0)
-
-
-def check_depths(layered: LayeredProgram) -> dict[str, int]:
-    """Depth of each layer; each connection delays by one step, so all paths must be equally long.
-
-    Raises:
-        UnsupportedNode: some are not.
-    """
-    depth = layered.depth()
-    for layer in layered.layers:
-        sources = {c.source: depth[c.source] for c in layer.connections}
-        if len(set(sources.values())) > 1:
-            _refuse(
-                layer, f"its inputs lag by different numbers of steps: {sources}.", "Insert relay layers."
-            )
-    return depth
 
 
 def _refuse(layer: Layer, why: str, fix: str) -> None:

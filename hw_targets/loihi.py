@@ -1,25 +1,28 @@
 """The integer Loihi model: batched, bit-exact with Lava's fixed-point processes, in torch on CPU or CUDA.
 
-Synaptic sums run in float32 while they are provably below 2^24 (then every sum is exact in any
-order), else in float64. Results are layer-major: step t of a layer belongs to input frame t.
+A layer runs over all steps before the next one; only layers that hear one another go step by step together.
+Time is the program's: what a layer does at step t belongs to input frame t, and happens `LoihiModel.timing`
+steps later on Loihi, where every connection takes a step.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rsc.errors import UsageError
 from rsc.export import loihi as lowering
 from rsc.hw_targets.base import DeployedModel, StepsResult, refuse_errors
-from rsc.hw_targets.loihi_lif import LifTrace, lif_fixed
-from rsc.layered import Connection, Layer, LayeredProgram
+from rsc.hw_targets.loihi_gradient import Relaxation
+from rsc.hw_targets.loihi_lif import LifRun, LifTrace, Neurons, run_lif
+from rsc.hw_targets.loihi_synapses import Synapses
+from rsc.layered import CONSTANT, Layer, LayeredProgram
+from rsc.neurons.surrogate import SURROGATES, Surrogate
 from rsc.program import Program
 from rsc.results import Issue, Probe, SpikeRecord, Unavailable
 
@@ -56,111 +59,190 @@ class LoihiTarget:
 
 
 class LoihiModel(DeployedModel):
-    """A quantised program on a torch device."""
+    """A quantised program on a torch device.
+
+    Attribute `surrogate`: derivative of a spike in v - v_threshold that `forward` uses; may be set any time.
+
+    Args:
+        program: what was lowered; None for a lowered form alone, which `_steps` and `forward` can run.
+        straight_through: whether `forward` may be called.
+    """
 
     target = "loihi"
     arithmetic = "integer"
     version = f"torch {torch.__version__}"
 
-    def __init__(self, program: Program, layered: LayeredProgram, device: torch.device) -> None:
-        self.program, self.layered, self.device = program, layered, device
-        self._weights = {
-            (layer.name, i): torch.from_numpy(np.ascontiguousarray(c.weight)).to(device, self._dtype(c))
+    def __init__(
+        self,
+        program: Program | None,
+        layered: LayeredProgram,
+        device: torch.device,
+        straight_through: bool = False,
+    ) -> None:
+        if program is not None:
+            self.program = program
+        self.layered, self.device, self.straight_through = layered, device, straight_through
+        self.surrogate: Surrogate = SURROGATES["atan"]
+        largest = {source.name: source.maximum for source in layered.inputs}
+        self._neurons = {layer.name: Neurons.of(layer, device) for layer in layered.layers}
+        self._synapses = {
+            layer.name: [
+                (c.source, Synapses(c, largest.get(c.source, 1), layer.shape, device))
+                for c in layer.connections
+            ]
             for layer in layered.layers
-            for i, c in enumerate(layer.connections)
         }
 
-    def _bound(self, connection: Connection) -> int:
-        """Proven bound of |sum| and of all its partial sums."""
-        most = self.layered.input_max if connection.graded else 1
-        if connection.pool:
-            most *= math.prod(connection.pool[0])
-        rows = np.abs(connection.weight.reshape(len(connection.weight), -1).astype(np.int64)).sum(1)
-        return int(rows.max(initial=0)) * most
+    def timing(self) -> dict[str, int]:
+        """Layer or input -> steps on Loihi by which its step t comes after input frame t."""
+        return self.layered.levels()
 
-    def _dtype(self, connection: Connection) -> torch.dtype:
-        """float32 if no partial sum can reach 2^24, else float64 (exact below 2^53)."""
-        return torch.float32 if self._bound(connection) < 1 << 24 else torch.float64
+    def forward(self, frames: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs [T, B, ...] by Output node: exact values (float64), with the gradient of the float network.
+
+        Everything stays in memory for the way back: the batch is not cut.
+
+        Args:
+            frames: Input node -> float [T, B, ...].
+
+        Raises:
+            UsageError: the model was made without `straight_through`.
+        """
+        if not self.straight_through:
+            raise UsageError(
+                "This model has no gradient.", "Integers have none.", "Make it with straight_through=True."
+            )
+        with torch.no_grad():
+            fed = {name: f.detach().cpu().numpy() for name, f in frames.items()}
+            activity = self._activity(fed)
+            lead, names = next(iter(fed.values())).shape[:2], self.layered.by_name
+            traces = {layer.name: trace for layer, trace in self._traces(activity, lead, names)}
+            exact = self._outputs({n: _output(names[n], t) for n, t in traces.items()})
+        wiring = Relaxation(self.layered, self._synapses, self._neurons, self.surrogate)
+        return wiring.outputs(frames, activity, traces, exact)
 
     @torch.inference_mode()
     def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
-        values = frames[self.layered.input_name]
-        widest = max(
-            math.prod(s) for s in (self.layered.input_shape, *(la.shape for la in self.layered.layers))
-        )
-        size = max(1, _CHUNK_VALUES // (widest * len(values)))
-        parts = [self._chunk(values[:, i : i + size], probe) for i in range(0, values.shape[1], size)]
-        return _join(parts, self.program.outputs[0])
+        steps, batch = next(iter(frames.values())).shape[:2]
+        widths = [math.prod(source.shape) for source in self.layered.inputs]
+        widths += [sum(math.prod(layer.shape) for layer in group) for group in self.layered.groups()]
+        size = max(1, _CHUNK_VALUES // (max(widths) * steps))
+        parts = [
+            self._chunk({name: f[:, i : i + size] for name, f in frames.items()}, probe)
+            for i in range(0, batch, size)
+        ]
+        return _join(parts)
 
-    def _chunk(self, values: np.ndarray, probe: Probe) -> _Part:
-        payload = self.layered.payload(values)
-        clipped = int((np.abs(values) * self.layered.input_scale > self.layered.input_max + 0.5).sum())
-        activity = {self.layered.input_name: torch.from_numpy(payload).to(self.device)}
-        part = _Part(saturated=clipped)
-        for layer in self.layered.layers:
-            sums = self._sums(layer, activity)
-            bias = torch.from_numpy(np.asarray(layer.bias_mant)).to(self.device) << layer.bias_exp
-            record = layer.name in probe.states or layer.readout
-            trace = lif_fixed(
-                sums, du=int(layer.du), dv=int(layer.dv), vth=int(layer.vth), bias=bias, record=record
-            )
-            activity[layer.name] = trace.spikes
+    def _chunk(self, frames: Mapping[str, np.ndarray], probe: Probe) -> _Part:
+        lead = next(iter(frames.values())).shape[:2]
+        part = _Part(sum(s.clipped(frames[s.name], "integer") for s in self.layered.inputs))
+        spoken = {name for _, names in self.layered.outputs for name in names}
+        readouts = {layer.name for layer in self.layered.layers if layer.name in spoken and layer.readout}
+        said: dict[str, np.ndarray] = {}
+        for layer, trace in self._traces(self._activity(frames), lead, probe.states | readouts):
             part.keep(layer, trace, probe)
-            if layer.name == self.layered.output:
-                part.output = _output(layer, trace)
+            if layer.name in spoken:
+                said[layer.name] = _output(layer, trace)
+        part.outputs = self._outputs(said)
         return part
 
-    def _sums(self, layer: Layer, activity: Mapping[str, Tensor]) -> Tensor:
-        """Synaptic sums int32 [T, B, ...] of a layer, all connections added."""
+    def _activity(self, frames: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """What the inputs and the constant send, [T, B, ...] and [T, 1, 1]."""
+        steps = len(next(iter(frames.values())))
+        activity = {CONSTANT: torch.ones((steps, 1, 1), dtype=torch.bool, device=self.device)}
+        for source in self.layered.inputs:
+            payload = source.payload(frames[source.name], "integer")
+            activity[source.name] = torch.from_numpy(payload).to(self.device)
+        return activity
+
+    def _outputs(self, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Output node -> sum of what its layers say."""
+        return {
+            name: sum((said[layer] for layer in layers[1:]), said[layers[0]])
+            for name, layers in self.layered.outputs
+        }
+
+    def _traces(
+        self, activity: dict[str, Tensor], lead: tuple[int, ...], record: Collection[str]
+    ) -> Iterator[tuple[Layer, LifTrace]]:
+        """Layers and what they do, sources first; their spikes are added to `activity`.
+
+        Args:
+            lead: (T, B).
+            record: layers whose u and v are kept.
+        """
+        for group in self.layered.groups():
+            if self.layered.is_recurrent(group):
+                traces = self._loop(group, activity, lead, record)
+            else:
+                (layer,) = group
+                sums = self._sums(layer, activity, lead)
+                traces = [run_lif(sums, self._neurons[layer.name], layer.name in record)]
+            for layer, trace in zip(group, traces, strict=True):
+                activity[layer.name] = trace.spikes
+                yield layer, trace
+
+    def _sums(self, layer: Layer, activity: Mapping[str, Tensor], lead: tuple[int, ...]) -> Tensor:
+        """Synaptic sums int32 [T, B, ...] that a layer gets from the sources in `activity`."""
         total: Tensor | None = None
-        for i, connection in enumerate(layer.connections):
-            weight = self._weights[layer.name, i]
-            x = activity[connection.source]
-            steps = x.shape[:2]
-            wraps = self._bound(connection) >= 1 << 23
-            a = _synapses(connection, weight, x.flatten(0, 1).to(weight.dtype), wraps).unflatten(0, steps)
-            total = a if total is None else total + a
+        for source, synapses in self._synapses[layer.name]:
+            if source not in activity:
+                continue
+            sums = synapses.over_time(activity[source])
+            if total is None:
+                total = sums if source != CONSTANT else sums.expand(*lead, *layer.shape).clone()
+            else:
+                total += sums
         if total is None:
-            raise UsageError(
-                f"Layer '{layer.name}' has no connections.", "Nothing feeds it.", "Lower it again."
-            )
-        return total.reshape(*total.shape[:2], *layer.shape)
+            return torch.zeros((*lead, *layer.shape), dtype=torch.int32, device=self.device)
+        return total
 
-
-def _synapses(connection: Connection, weight: Tensor, x: Tensor, wraps: bool) -> Tensor:
-    """Weighted sums of a source [N, ...] as Lava computes them, int32 [N, ...]; floats here hold integers."""
-    if connection.pool:
-        kernel, stride = connection.pool
-        x = F.avg_pool2d(x, kernel, stride, divisor_override=1)
-    if connection.kind == "dense":
-        sums = F.linear(x.flatten(1), weight)
-        shift = connection.weight_exp
-        if shift == 0 and not wraps:
-            return sums.int()
-        sums = sums.long()
-        return (sums << shift if shift > 0 else sums >> -shift).int()
-    sums = F.conv2d(
-        x, weight, None, connection.stride, connection.padding, connection.dilation, connection.groups
-    )
-    if not wraps:
-        return sums.int()
-    return (torch.remainder(sums.long() + (1 << 23), 1 << 24) - (1 << 23)).int()
+    def _loop(
+        self,
+        group: tuple[Layer, ...],
+        activity: Mapping[str, Tensor],
+        lead: tuple[int, ...],
+        record: Collection[str],
+    ) -> list[LifTrace]:
+        """Layers that hear one another, a step of all of them at a time."""
+        names = {layer.name for layer in group}
+        outside = {layer.name: self._sums(layer, activity, lead) for layer in group}
+        inside = {n: [(s, synapses) for s, synapses in self._synapses[n] if s in names] for n in names}
+        runs: dict[str, LifRun] = {}
+        for layer in group:
+            least, most = torch.aminmax(outside[layer.name])
+            reach = max(-int(least), int(most)) + sum(s.reach for _, s in inside[layer.name])
+            neurons = self._neurons[layer.name]
+            shape = (*lead, *layer.shape)
+            runs[layer.name] = LifRun(neurons, shape, neurons.small(reach), layer.name in record)
+        for t in range(lead[0]):
+            for layer in group:
+                a = outside[layer.name][t]
+                for source, synapses in inside[layer.name]:
+                    for sums in synapses.at(runs[source].spikes, t):
+                        a += sums
+                runs[layer.name].step(t, a)
+        return [runs[layer.name].trace() for layer in group]
 
 
 def _output(layer: Layer, trace: LifTrace) -> np.ndarray:
-    """What the output layer says per step: increments of the accumulator in float units, or spikes."""
+    """What a layer says per step, float64: spikes, what an accumulator gains, or the state of a readout."""
     if not layer.readout or trace.v is None:
         return trace.spikes.cpu().numpy().astype(np.float64)
     v = trace.v.cpu().numpy().astype(np.float64)
-    return np.diff(v, axis=0, prepend=0.0) / (64 * layer.scale)
+    unit = 64 * layer.scale
+    if layer.readout == "state":
+        return v / unit + layer.offset
+    before = np.broadcast_to(np.asarray(layer.v_init, np.float64), v[:1].shape)
+    return np.diff(v, axis=0, prepend=before) / unit
 
 
 @dataclasses.dataclass
 class _Part:
     """Results of one chunk of the batch."""
 
-    saturated: int
-    output: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    saturated: int = 0
+    outputs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     counts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     rasters: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     states: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -176,7 +258,7 @@ class _Part:
             self.states[f"{layer.name}.v"] = trace.v.cpu().numpy().astype(np.int64)
 
 
-def _join(parts: list[_Part], output: str) -> StepsResult:
+def _join(parts: list[_Part]) -> StepsResult:
     """Chunks side by side along the batch axis (0 of counts, 1 of everything over time)."""
     first = parts[0]
     spikes = SpikeRecord(
@@ -184,5 +266,5 @@ def _join(parts: list[_Part], output: str) -> StepsResult:
         rasters={k: np.concatenate([p.rasters[k] for p in parts], 1) for k in first.rasters},
         states={k: np.concatenate([p.states[k] for p in parts], 1) for k in first.states},
     )
-    outputs = {output: np.concatenate([p.output for p in parts], 1)}
+    outputs = {k: np.concatenate([p.outputs[k] for p in parts], 1) for k in first.outputs}
     return StepsResult(outputs, spikes, sum(p.saturated for p in parts))

@@ -1,6 +1,6 @@
 """The oracle: NIR interpreted in numpy float64, one step and one node at a time.
 
-Slow and obvious on purpose. The equations are in `rsc.discretise` (neurons), `reference_ops`
+Slow and obvious on purpose. The equations are in `rsc.discretise` (neurons), `rsc.stateless`
 (everything without state) and `rsc.graph` (order and delays).
 """
 
@@ -17,10 +17,10 @@ from rsc.graph import topology
 from rsc.hw_targets.base import State, StepsResult, StreamingModel, refuse_errors
 from rsc.hw_targets.reference_check import check_program
 from rsc.hw_targets.reference_fire import fire_step
-from rsc.hw_targets.reference_ops import STATELESS
 from rsc.program import Program
 from rsc.results import Issue, Probe, SpikeRecord, Unavailable
 from rsc.shapes import infer_shapes, input_shapes
+from rsc.stateless import STATELESS
 
 
 class ReferenceState(State):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rsc.discretise import Coefficients
-from rsc.hw_targets.reference_ops import fires
 from rsc.program import Semantics
+from rsc.stateless import fires
 
 
 def fire_step(

@@ -10,16 +10,17 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
+from rsc.cli_chip import lava, place
 from rsc.console import (
+    calibration_lines,
     complain,
     emit,
     finding_lines,
-    lava_line,
     progress,
     run_line,
     show,
@@ -28,15 +29,13 @@ from rsc.console import (
     warn_plainly,
 )
 from rsc.errors import GateFailed, RscError
-from rsc.feeding import Feed, Images, Reading, repeated
+from rsc.feeding import Feed, Flat, Images, Reading, repeated
 from rsc.interrupt import stop_cleanly
 
 Program = Annotated[Positional[Path], arg(metavar="PROGRAM", help="bundle folder or .nir file")]
 ConfigArg = Annotated[Positional[Path], arg(metavar="CONFIG")]
 Targets = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TARGET", help="target, one or several")]
 Texts = UseAppendAction[tuple[str, ...]]
-T = TypeVar("T")
-Flat = Annotated[T, arg(name="")]  # options of a group without the name of the group
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0, json: bool = False) -> None:
@@ -90,27 +89,46 @@ def train(config: ConfigArg, out: Path, json: bool = False) -> None:
 
 def export(
     program: Program,
-    to: Literal["nir", "loihi"] = "nir",
+    to: Literal["nir", "loihi", "netx"] = "nir",
     out: Path | None = None,
+    calibrate: Literal["max", "percentile", "mse", "agreement"] | None = None,
+    bits: int = 8,
+    feed: Flat[Feed] = Feed(most=64),
     reading: Flat[Reading] = Reading(),
+    json: bool = False,
 ) -> None:
     """Write a program in another form.
 
     Args:
-        to: "nir", readable by every NIR tool; "loihi", integer layers as .npz.
-        out: file to write; PROGRAM.nir or PROGRAM.loihi.npz in the current folder by default.
+        to: "nir", readable by every NIR tool; "loihi", integer layers as .npz; "netx", chains for lava-dl.
+        out: file to write; PROGRAM.nir, .loihi.npz or .net in the current folder by default.
+        calibrate: choose the scales of Loihi's integers on the images or frames, and which large weights
+            they clip: none (max), the largest 0.1 % (percentile), by mean square error, or by spikes.
+        bits: of Loihi's weights, 2 to 8.
+        json: print what calibration did as JSON.
     """
+    from rsc.commands import quantised
     from rsc.export.loihi import lower
     from rsc.export.writer import write_program
     from rsc.files import write_atomic
 
-    loaded = reading.program(program)
-    path = out or Path(program.resolve().stem + {"nir": ".nir", "loihi": ".loihi.npz"}[to])
+    loaded, rows = reading.program(program), ()
+    if calibrate is not None or bits != 8:
+        material = None if calibrate is None else feed.material(program)
+        loaded, rows = quantised(loaded, material, calibrate or "max", bits, feed.seed)
+    path = out or Path(program.resolve().stem + {"nir": ".nir", "loihi": ".loihi.npz", "netx": ".net"}[to])
     if to == "nir":
         write_program(loaded, path)
+    elif to == "netx":
+        from rsc.export.netx import write_netx
+
+        write_netx(lower(loaded, "integer"), path)
     else:
         write_atomic(path, lower(loaded, "integer").to_bytes())
-    show(f"{path}: program {loaded.digest[:12]}")
+    if json:
+        emit(rows)
+    else:
+        show(*calibration_lines(rows), f"{path}: program {loaded.digest[:12]}")
 
 
 def run(
@@ -266,8 +284,8 @@ def lint(
     """Say what each target would refuse or change in a program; exit 1 on errors.
 
     Args:
-        target: our targets, or norse-file, snntorch, sinabs, spikingjelly, rockpool, spyx, nengo, lava-dl;
-            one or several; all of ours by default.
+        target: our targets, loihi1 and loihi2 (the chips), or norse-file, snntorch, sinabs, spikingjelly,
+            rockpool, spyx, nengo, lava-dl; one or several; all of our targets by default.
         input: frames [T, B, ...] as .npy: also finds layers that never or always fire.
     """
     from rsc.commands import lint_findings
@@ -300,22 +318,6 @@ def targets(json: bool = False) -> None:
     emit(rows) if json else show_part(targets=tuple(rows))
 
 
-def lava(action: Positional[Literal["install", "status", "remove"]], json: bool = False) -> None:
-    """Install, inspect or remove the environment that the lava target runs in."""
-    from rsc.hw_targets import lava_env
-
-    with progress() as listener:
-        if action == "install":
-            listener.stage("installing the Lava environment")
-            status = lava_env.install()
-        elif action == "remove":
-            lava_env.remove()
-            status = lava_env.status()
-        else:
-            status = lava_env.status()
-    emit(status) if json else show(lava_line(status))
-
-
 REPEATED = ("--on", "--for", "--probe", "--profile", "--delay")  # options that take one value or several
 
 VERBS = {
@@ -330,6 +332,7 @@ VERBS = {
     "lint": lint,
     "report": report,
     "targets": targets,
+    "place": place,
     "lava": lava,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,15 +24,21 @@ from rsc.parity import compare
 from rsc.parity_results import ParityRow
 from rsc.program import Program, declares, walk
 from rsc.progress import Progress, Silent
+from rsc.quantiser import Quantiser
 from rsc.report.value import TargetRow
-from rsc.results import Keys, Probe, RunResult
+from rsc.results import Issue, Keys, Probe, RunResult
 from rsc.robustness.certify import certify
 from rsc.robustness.model import ModuleModel, from_module
 from rsc.robustness.results import Accuracy, CertifyReport, RobustnessReport
 from rsc.robustness.statistics import wilson
 
 if TYPE_CHECKING:
+    from rsc.calibration import CalibrationRow
+    from rsc.export.placement import Placement
+    from rsc.export.placement_traffic import Traffic
     from rsc.feeding import Reading
+
+CHIPS = ("loihi1", "loihi2")
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
@@ -56,6 +63,51 @@ def run_program(
     with deploy(program, on) as model:
         result = material.run(model, seed, Probe.everything(tuple(probe)))
     return result, target_row(on, result, material, seed)
+
+
+def quantised(
+    program: Program, material: Material | None, mode: str, bits: int, seed: int
+) -> tuple[Program, tuple[CalibrationRow, ...]]:
+    """The program with the scales that calibration on the material finds; without any, with so many bits."""
+    from rsc.calibration import calibrate
+
+    if material is None:
+        return dataclasses.replace(program, quantiser=Quantiser(bits)), ()
+    if material.frames is not None:
+        found = calibrate(program, material.frames, None, mode, bits)  # type: ignore[arg-type]
+    else:
+        data = material.images()
+        found = calibrate(program, data.images, Keys(seed, data.ids), mode, bits)  # type: ignore[arg-type]
+    return found.program, found.rows
+
+
+def placed(
+    program: Program, chip: str, material: Material | None, seed: int
+) -> tuple[Placement, Traffic | None]:
+    """The neurons of a program on the cores of a chip, and the messages between them while it runs."""
+    from rsc.export.chips import limits
+    from rsc.export.loihi import lower
+    from rsc.export.placement import place
+    from rsc.export.placement_traffic import traffic
+
+    layered = lower(program, "integer")
+    placement = place(layered, limits(chip))
+    if material is None or not placement.fits:
+        return placement, None
+    with deploy(program, "loihi") as model:
+        record = material.run(model, seed).spikes
+    return placement, traffic(layered, placement, record)
+
+
+def _issues(program: Program, spec: str) -> list[Issue]:
+    """What a target of ours, or a chip, says of a program."""
+    if spec not in CHIPS:
+        return get_target(spec).check(program)
+    from rsc.export import loihi
+    from rsc.export.placement import chip_issues
+
+    errors = [issue for issue in loihi.check(program) if issue.severity == "error"]
+    return errors or chip_issues(loihi.lower(program, "integer"), spec)
 
 
 def recorded(program: Program) -> list[str]:
@@ -233,8 +285,8 @@ def lint_findings(
     """
     asked = list(targets or TARGETS)
     for spec in asked:
-        if spec.split(":")[0] not in TARGETS and spec not in TOOLS:
-            raise unknown_name("target to lint for", spec, [*TARGETS, *TOOLS])
+        if spec.split(":")[0] not in TARGETS and spec not in (*TOOLS, *CHIPS):
+            raise unknown_name("target to lint for", spec, [*TARGETS, *TOOLS, *CHIPS])
     if is_bundle(path):
         program, declared, told = reading.program(path), True, True
     else:
@@ -244,7 +296,7 @@ def lint_findings(
         program = reading.adjusted(program)
     if frames is not None and "torch" not in asked:
         asked.append("torch")  # runs the sample
-    issues = {spec: get_target(spec).check(program) for spec in asked if spec not in TOOLS}
+    issues = {spec: _issues(program, spec) for spec in asked if spec not in TOOLS}
     activity = None
     if frames is not None and not any(issue.severity == "error" for issue in issues["torch"]):
         with deploy(program, "torch") as model:

@@ -44,6 +44,27 @@ def lava_line(status: Any) -> str:
     return f"Lava is available: {status.python} ({versions}{', import shim' if status.shim else ''})"
 
 
+def selftest_lines(record: Any) -> list[Any]:
+    """Lava's own tests: a table by area, what failed, and where the record lies."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from rsc.hw_targets.lava_selftest import areas
+
+    counts = ("passed", "failed", "skipped", "errors")
+    table = Table("area", "outcome")
+    for name in (*counts, "seconds"):
+        table.add_column(name, justify="right")
+    for row in (*areas(record.files), record.total):
+        numbers = (str(getattr(row, name)) for name in counts)
+        table.add_row(row.file, row.outcome, *numbers, f"{row.seconds:.1f}")
+    lines: list[Any] = [table]
+    for head, failures in (("failed", record.total.failures), ("at first", record.total.first_failures)):
+        lines += [Text(f"{head}: {f.test}: {f.why}") for f in failures]
+    lines += [Text(f"left out: {file}: {why}") for file, why in record.left_out.items()]
+    return [*lines, Text(f"Record: {record.path}")]
+
+
 def run_line(row: Any) -> str:
     """One run in one line."""
     accuracy = f", accuracy {row.accuracy.value:.3f}" if row.accuracy else ""
@@ -63,6 +84,51 @@ def finding_lines(findings: Sequence[Any]) -> list[Any]:
         lines.append(Text(f"        {f.what} {f.why}\n        {f.fix}"))
     counted = (f"{sum(f.severity == s for f in findings)} {s}" for s in colour)
     return [*lines, Text(", ".join(counted))]
+
+
+def calibration_lines(rows: Sequence[Any]) -> list[Any]:
+    """What calibration did to each layer, as a table; nothing if there was none."""
+    from rich.table import Table
+
+    if not rows:
+        return []
+    table = Table("layer", "scale", "before", "keeps", "clipped", "reach", "saturated", "spikes differ")
+    for row in rows:
+        differ = "" if row.disagreement is None else f"{row.disagreement:.3%}"
+        cells = (f"{row.scale:.4g}", f"{row.before:.4g}", f"{row.keep:.0%}", str(row.clipped))
+        table.add_row(row.layer, *cells, f"{row.reach:.0%}", str(row.saturations), differ)
+    return [table]
+
+
+def core_lines(placement: Any, traffic: Any = None) -> list[Any]:
+    """Layers of a placement, how full its cores are, and what does not fit."""
+    from rich.table import Table
+
+    table = Table("layer", "neurons", "cores", "synapses", "bits", "largest fan-in", "largest fan-out")
+    for layer in placement.layers:
+        numbers = (layer.neurons, layer.cores, layer.synapses, layer.weight_bits)
+        table.add_row(layer.name, *map(str, (*numbers, layer.fan_in_max, layer.fan_out_max)))
+    said = f"{placement.title}: {_number(len(placement.cores), 'core')} on {_number(placement.chips, 'chip')}"
+    if placement.cores:
+        core = max(placement.cores, key=lambda c: c.fullest[1])
+        limit, share = core.fullest
+        said += f"; the fullest is core {core.core} of chip {core.chip} ({limit} {share:.0%})"
+    lines = [table, f"{said}."]
+    if placement.unknown:
+        lines.append(f"Not public and not checked: {', '.join(placement.unknown)}.")
+    if traffic is not None:
+        busy = traffic.largest
+        lines.append(
+            f"{int(traffic.total.sum())} messages in {traffic.samples} samples"
+            + ("." if busy is None else f"; most, {busy[2]}, from core {busy[0]} to core {busy[1]}.")
+        )
+    return lines + [
+        f"{i.severity}: {i.node + ': ' if i.node else ''}{i.what} {i.fix}" for i in placement.issues
+    ]
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def complain(error: RscError) -> None:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from tyro.conf import Suppress, UseAppendAction, arg
 
 if TYPE_CHECKING:
     from rsc.material import Material
     from rsc.program import Program
+
+
+T = TypeVar("T")
+Flat = Annotated[T, arg(name="")]  # options of a group without the name of the group
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ import nir
 import numpy as np
 
 from rsc.errors import InputRefused, MalformedFile, UsageError
+from rsc.quantiser import Quantiser
 
 METADATA_KEY = "rsc.program"
 
@@ -191,6 +192,7 @@ class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bounds: tuple[float, float] | None = None
     labels: tuple[str, ...] = ()
     version: int = 1
+    quantiser: Quantiser | msgspec.UnsetType = msgspec.UNSET  # written only where there is one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,6 +205,7 @@ class Program:
         encoder: how an image becomes frames; None if only ready-made frames can be fed.
         bounds: (lowest, highest) legal value of an input image; None if there is no limit.
         labels: names of the classes, in the order of the logits.
+        quantiser: how integer targets hold it; None leaves it to the program's bounds.
     """
 
     graph: nir.NIRGraph
@@ -210,6 +213,7 @@ class Program:
     encoder: EncoderSpec | None = None
     bounds: tuple[float, float] | None = None
     labels: tuple[str, ...] = ()
+    quantiser: Quantiser | None = None
 
     def __post_init__(self) -> None:
         graph = _frozen_copy(self.graph)
@@ -258,7 +262,9 @@ class Program:
 
     def metadata_json(self) -> bytes:
         """Everything but the graph, as canonical JSON."""
-        given = msgspec.json.encode(_Metadata(self.semantics, self.encoder, self.bounds, self.labels))
+        integers = msgspec.UNSET if self.quantiser is None else self.quantiser
+        fields = _Metadata(self.semantics, self.encoder, self.bounds, self.labels, quantiser=integers)
+        given = msgspec.json.encode(fields)
         typed = msgspec.json.decode(given, type=_Metadata)  # 1 and 1.0 become the same number
         return msgspec.json.encode(typed, order="deterministic")
 
@@ -300,6 +306,7 @@ class Program:
             "encoder": meta.encoder,
             "bounds": meta.bounds,
             "labels": meta.labels,
+            "quantiser": meta.quantiser or None,
         }
         return cls(graph, **(fields | given))
 

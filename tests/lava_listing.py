@@ -1,16 +1,18 @@
 """Test oracle: Lava's arithmetic written down again, one sample and one step at a time, in plain numpy.
 
-Transcribed from the published behaviour of lava-nc 0.10.0 (LIF, Dense, Conv), independent of the package:
-no Lava layout, no batching, no pooling folded into kernels. Arrays are (C, H, W) as in torch.
+Transcribed from the published behaviour of lava-nc 0.10.0 (LIF, Dense, DelayDense, Conv), independent of the
+package: no Lava layout, no batching, no pooling folded into kernels. Arrays are (C, H, W) as in torch. Time
+is the program's: the steps that connections take on Loihi are not seen (`LayeredProgram.levels`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
-from rsc.layered import Connection, Layer, LayeredProgram
+from rsc.layered import CONSTANT, Connection, Layer, LayeredProgram
 
 WRAP = 1 << 23
 
@@ -24,11 +26,16 @@ class Trace:
     v: np.ndarray
 
 
-def run(layered: LayeredProgram, payload: np.ndarray) -> dict[str, Trace]:
-    """Every layer's trace for payload [T, N, ...]; each sample from zero state."""
+def payloads(layered: LayeredProgram, frames: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What each Input node sends for its frames [T, N, ...]."""
+    return {source.name: source.payload(frames[source.name], layered.arithmetic) for source in layered.inputs}
+
+
+def run(layered: LayeredProgram, payloads: Mapping[str, np.ndarray]) -> dict[str, Trace]:
+    """Every layer's trace for payloads [T, N, ...] by Input node; each sample from the initial state."""
     integer = layered.arithmetic == "integer"
     dtype = np.int64 if integer else np.float64
-    steps, samples = payload.shape[:2]
+    steps, samples = next(iter(payloads.values())).shape[:2]
     traces = {
         layer.name: Trace(
             np.zeros((steps, samples, *layer.shape), bool),
@@ -38,35 +45,59 @@ def run(layered: LayeredProgram, payload: np.ndarray) -> dict[str, Trace]:
         for layer in layered.layers
     }
     for n in range(samples):
-        state = {
-            layer.name: (np.zeros(layer.shape, dtype), np.zeros(layer.shape, dtype))
-            for layer in layered.layers
-        }
+        state = {layer.name: initial(layer, dtype) for layer in layered.layers}
+        past: dict[str, list[np.ndarray]] = {layer.name: [] for layer in layered.layers}
+        past[CONSTANT] = [np.ones(1, dtype)] * steps
+        past |= {name: list(values[:, n]) for name, values in payloads.items()}
         for t in range(steps):
-            values = {layered.input_name: payload[t, n]}
             for layer in layered.layers:
-                a = sum(current(c, values[c.source], layer.shape, integer) for c in layer.connections)
+                a = sum(arriving(c, past[c.source], t, layer.shape, integer) for c in layer.connections)
                 rule = fixed_step if integer else float_step
                 u, v, s = rule(layer, *state[layer.name], np.asarray(a))
-                state[layer.name], values[layer.name] = (u, v), s
+                state[layer.name] = (u, v)
+                past[layer.name].append(s)
                 trace = traces[layer.name]
                 trace.s[t, n], trace.u[t, n], trace.v[t, n] = s, u, v
     return traces
+
+
+def initial(layer: Layer, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """u and v before the first step."""
+    v = np.broadcast_to(np.asarray(layer.v_init), layer.shape).astype(dtype)
+    return np.zeros(layer.shape, dtype), v
+
+
+def arriving(
+    c: Connection, past: list[np.ndarray], t: int, shape: tuple[int, ...], integer: bool
+) -> np.ndarray:
+    """What a connection delivers at step t; past: values of its source at steps 0, 1, ...
+
+    Synapses of unequal delay are summed and shifted apart, as Lava's DelayDense does.
+    """
+    total = np.zeros(shape, np.int64 if integer else np.float64)
+    for k in np.unique(c.delay).tolist():
+        if t >= k:
+            part = c
+            if np.ndim(c.delay):
+                weight = c.weight.reshape(c.delay.shape)
+                part = dataclasses.replace(c, weight=np.where(c.delay == k, weight, 0))
+            total = total + current(part, past[t - k], shape, integer)
+    return int32(total) if integer else total
 
 
 def fixed_step(layer: Layer, u: np.ndarray, v: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, ...]:
     """u, v, s of Lava's fixed-point LIF after one step; all sums in C's 32 bits."""
     mantissa, exponent = np.asarray(layer.bias_mant, np.int64), layer.bias_exp
     bias = mantissa << exponent if exponent >= 0 else mantissa >> -exponent
-    x = int32(decay(u, int(layer.du) + 1) + int32(a << 6))
+    x = int32(decay(u, np.asarray(layer.du, np.int64) + 1) + int32(a << 6))
     u = np.where(x > WRAP, x - 2 * WRAP, x)
     u = np.where(u <= -WRAP, x + 2 * WRAP, u)
-    v = np.clip(int32(decay(v, int(layer.dv)) + u + bias), -WRAP + 1, WRAP - 1)
-    s = v > (int(layer.vth) << 6)
+    v = np.clip(int32(decay(v, np.asarray(layer.dv, np.int64)) + u + bias), -WRAP + 1, WRAP - 1)
+    s = v > (np.asarray(layer.vth, np.int64) << 6)
     return u, np.where(s, 0, v), s
 
 
-def decay(x: np.ndarray, d: int) -> np.ndarray:
+def decay(x: np.ndarray, d: np.ndarray) -> np.ndarray:
     """x (4096 - d) / 4096, rounded towards zero."""
     product = x * (4096 - d)
     return np.sign(product) * (np.abs(product) >> 12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lava_compare
 import lava_listing
 import numpy as np
 import pytest
@@ -30,17 +31,7 @@ def run_on(target: LavaTarget, layered: LayeredProgram, frames: np.ndarray) -> S
 
 def assert_equal_to_listing(layered: LayeredProgram, frames: np.ndarray, found: StepsResult) -> None:
     """Spikes, u, v and counts of all layers; exact in integers, rounding of sums apart in floats."""
-    tolerance = 0.0 if layered.arithmetic == "integer" else 1e-9
-    for name, trace in lava_listing.run(layered, layered.payload(frames)).items():
-        assert np.array_equal(found.spikes.rasters[name], trace.s), name
-        for state, expected in (("u", trace.u), ("v", trace.v)):
-            got = found.spikes.states[f"{name}.{state}"]
-            assert got.dtype == expected.dtype
-            np.testing.assert_allclose(
-                got, expected, rtol=tolerance, atol=tolerance, err_msg=f"{name}.{state}"
-            )
-        if name in found.spikes.counts:
-            assert np.array_equal(found.spikes.counts[name], trace.s.sum(0)), name
+    lava_compare.assert_equal_to_listing(layered, {"x": frames.astype(np.float32)}, found)
 
 
 def test_options_are_checked():
@@ -175,9 +166,9 @@ def test_every_sample_starts_from_zero_and_sees_its_biases_for_its_steps(steps: 
     found = run_on(LavaTarget(), layered, frames)
     assert_equal_to_listing(layered, frames, found)
     assert steps < 7 or found.spikes.rasters["c"].any()
-    v = lava_listing.run(layered, layered.payload(frames))["r"].v
+    v = lava_listing.run(layered, lava_listing.payloads(layered, {"x": frames}))["r"].v
     steps_of_v = np.diff(np.concatenate([np.zeros_like(v[:1]), v]), axis=0)
-    assert np.array_equal(found.outputs["r"], steps_of_v / (64 * 12.5))
+    assert np.array_equal(found.outputs["output"], steps_of_v / (64 * 12.5))
 
 
 @needs_lava
@@ -190,7 +181,7 @@ def test_the_runtime_gives_what_the_models_give(arithmetic: str):
     models = run_on(LavaTarget(arithmetic), layered, frames)
     runtime = run_on(LavaTarget(arithmetic, "runtime"), layered, frames)
     assert_equal_to_listing(layered, frames, models)
-    assert np.array_equal(models.outputs["r"], runtime.outputs["r"])
+    assert np.array_equal(models.outputs["output"], runtime.outputs["output"])
     for kind in ("counts", "rasters", "states"):
         ours, theirs = getattr(models.spikes, kind), getattr(runtime.spikes, kind)
         assert set(ours) == set(theirs)
@@ -208,7 +199,7 @@ def test_a_batch_cut_into_jobs_gives_the_same(monkeypatch: pytest.MonkeyPatch):
     assert whole.saturated > 0  # an accumulator that overflows is reported
     monkeypatch.setattr(lava, "JOB_BYTES", 1)
     cut = run_on(LavaTarget(), layered, frames)
-    assert np.array_equal(whole.outputs["r"], cut.outputs["r"])
+    assert np.array_equal(whole.outputs["output"], cut.outputs["output"])
     assert all(np.array_equal(whole.spikes.counts[k], cut.spikes.counts[k]) for k in whole.spikes.counts)
     assert whole.saturated == cut.saturated
 
@@ -238,5 +229,5 @@ def test_recorded_traces_are_reproduced(arithmetic: str):
     found = run_on(LavaTarget(arithmetic), layered, frames)
     unit = 1 if np.abs(v).max() > 100 else 64 * 256
     got = found.spikes.states["lif.v"].ravel() / (unit if arithmetic == "fixed" else 1)
-    assert np.flatnonzero(found.outputs["lif"]).tolist() == np.flatnonzero(spikes_out).tolist()
+    assert np.flatnonzero(found.outputs["output"]).tolist() == np.flatnonzero(spikes_out).tolist()
     np.testing.assert_allclose(got, v, atol=0 if arithmetic == "fixed" else 1e-7)

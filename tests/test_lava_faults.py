@@ -19,6 +19,7 @@ from rsc.results import Probe
 
 STATUS = lava_env.status()
 needs_lava = pytest.mark.skipif(not STATUS.available, reason=f"{STATUS.reason} {STATUS.fix}")
+ONES = {"x": np.ones((2, 1, 1), np.int32)}
 
 
 def worker_doing(fault: str, tmp_path: Path) -> Path:
@@ -44,9 +45,8 @@ def test_a_failing_worker_is_a_target_fault(
     fault: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(lava_job, "WORKER", worker_doing(fault, tmp_path))
-    payload = np.ones((2, 1, 1), np.int32)
     with pytest.raises(TargetFault, match=words):
-        lava_job.execute(sys.executable, tiny(), payload, lava_job.Recording(), lava_job.JobOptions())
+        lava_job.execute(sys.executable, tiny(), ONES, lava_job.Recording(), lava_job.JobOptions())
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_failing_worker_is_a_target_fault(
 )
 def test_an_impossible_result_is_refused(changes: dict[str, np.ndarray], words: str, tmp_path: Path):
     recording = lava_job.Recording(states=(("lif", ("v",)),))
-    header, _ = lava_job.plan(tiny(), np.ones((2, 1, 1), np.int32), recording, lava_job.JobOptions())
+    header, _ = lava_job.plan(tiny(), ONES, recording, lava_job.JobOptions())
     good = {
         "0.saturated": np.int64(0),
         "0.counts": np.ones((1, 1), np.int64),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 from torch.nn import functional as F
 
 from rsc.errors import UnsupportedNode
-from rsc.hw_targets import lava_layout
-from rsc.layered import Connection, Layer, LayeredProgram
+from rsc.hw_targets import lava_layout, lava_neuron
+from rsc.layered import CONSTANT, Connection, Layer
 
 Pair = tuple[int, int]
 
@@ -143,19 +144,97 @@ def test_weights_that_lava_would_change_are_refused(layer: Layer, reason: str):
 )
 def test_parameters_outside_the_chip_are_refused(wrong: dict[str, float]):
     with pytest.raises(UnsupportedNode, match=next(iter(wrong))):
-        lava_layout.neuron(lif((1,), **wrong), integer=True)
+        lava_neuron.neuron(lif((1,), **wrong), integer=True)
 
 
 @pytest.mark.parametrize("mantissa", [4096, -4097, 0.5])
 def test_biases_that_would_wrap_or_be_cut_are_refused(mantissa: float):
     with pytest.raises(UnsupportedNode, match="mantissas"):
-        lava_layout.bias(lif((1,), bias_mant=np.array([mantissa])), integer=True)
+        lava_neuron.bias(lif((1,), bias_mant=np.array([mantissa])), integer=True)
 
 
-def test_paths_of_different_length_are_refused():
-    weight = np.full((1, 1), 2, np.int32)
-    first = Layer("a", (1,), (Connection("x", "dense", weight, (1,)),), 0, 0, 1, np.zeros(1))
-    both = (Connection("x", "dense", weight, (1,)), Connection("a", "dense", weight, (1,)))
-    second = Layer("b", (1,), both, 0, 0, 1, np.zeros(1))
-    with pytest.raises(UnsupportedNode, match="different numbers of steps"):
-        lava_layout.check_depths(LayeredProgram("integer", (first, second), "x", (1,), "b"))
+def test_parameters_per_neuron_take_lavas_layout_and_integer_types():
+    shape = (2, 3, 4)
+    values = np.arange(24).reshape(shape)
+    made = lava_neuron.neuron(lif(shape, du=values, dv=np.full(shape, 7), vth=9, v_init=values - 12), True)
+    assert np.array_equal(made["du"], values.transpose(2, 1, 0))
+    assert np.array_equal(made["v_init"], values.transpose(2, 1, 0) - 12)
+    assert made["dv"].shape == made["vth"].shape == ()
+    assert {value.dtype for value in made.values()} == {np.dtype(np.int32)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"du": np.array([1, 4096])}, "du is 4096"),
+        ({"vth": np.array([1.5, 2.0])}, "vth is 1.5"),
+        ({"v_init": np.array([0, 1 << 23])}, "v_init is 8388608"),
+        ({"dv": np.array([0.0, np.nan])}, "not finite: dv"),
+        ({"dv": np.array([1, 2, 3])}, "dv has the shape"),
+    ],
+)
+def test_parameters_per_neuron_are_checked(wrong: dict[str, Any], words: str):
+    with pytest.raises(UnsupportedNode, match=words):
+        lava_neuron.neuron(lif((2,), **wrong), integer=True)
+
+
+def test_delays_follow_their_synapses():
+    rng = np.random.default_rng(2)
+    shape, out = (2, 3, 4), (2, 1, 3)
+    weight = 2 * rng.integers(-13, 13, (6, 24)).astype(np.int32)
+    waits = rng.integers(0, 5, (6, 24)).astype(np.int32)
+    c = Connection("x", "dense", weight, shape)
+    built = lava_layout.synapses(c, lif(out, c), True, 1, False, waits)
+    assert built.kind == "delay_dense"
+    assert built.fields["longest"] == waits.max()
+    assert built.arrays["delays"].dtype == np.int64  # Lava takes no other
+    for value, expected in (("weight", weight), ("delays", waits)):
+        lava = built.arrays[value].reshape(*out[::-1], *shape[::-1])
+        assert np.array_equal(lava.transpose(2, 1, 0, 5, 4, 3).reshape(6, 24), expected)
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+def test_a_convolution_that_waits_is_a_matrix(shift: int):
+    """A power of two that a kernel has taken in becomes the exponent that a matrix needs."""
+    rng = np.random.default_rng(3)
+    weight = (2 * rng.integers(-128, 127, (3, 2, 3, 3))).astype(np.int32) << shift
+    c = Connection("x", "conv", weight, (2, 4, 5), padding=(1, 1), graded=True)
+    x = rng.integers(-9, 9, (2, 2, 4, 5))
+    built = lava_layout.synapses(c, lif((3, 4, 5), c), True, 9, False, np.asarray(4, np.int32))
+    assert (built.kind, built.fields["longest"], built.fields["weight_exp"]) == ("delay_sparse", 4, shift)
+    current = lava_current(dataclasses.replace(built, kind="sparse"), lava_layout.to_lava(x, 1)) << shift
+    assert np.array_equal(lava_layout.to_lava(current.reshape(2, 5, 4, 3), 1), torch_current(c, x))
+
+
+def test_the_constant_has_a_column_for_each_first_step():
+    weight = np.array([[2], [4], [6], [8]], np.int32)
+    c = Connection(CONSTANT, "dense", weight, (1,), delay=np.array([[0], [3], [0], [9]], np.int32))
+    built = lava_layout.synapses(c, lif((2, 1, 2), c), integer=True)
+    assert built.arrivals == (0, 3, 9)
+    assert built.arrays["weight"].tolist() == [[2, 0, 0], [6, 0, 0], [0, 4, 0], [0, 0, 8]]
+
+
+WAIT = np.asarray(1, np.int32)
+WAITS_REFUSED = [
+    (Connection("x", "dense", np.ones((1, 1)) * 2, (1,)), np.asarray(63, np.int32), 1, "waits 63 steps"),
+    (conv(np.full((1, 1, 1, 1), 2)), np.ones((36, 36), np.int32), 1, "wait differently"),
+    (conv(np.full((1, 1, 1, 1), 3)), WAIT, 1, "even"),
+    (conv(np.full((1, 1, 1, 1), 254), graded=True), WAIT, 1 << 16, "wraps at 24 bits"),
+    (Connection("x", "dense", np.ones((1, 1)) * 2, (1,), graded=True), WAIT, 1 << 23, "32 bits"),
+    (
+        Connection("x", "dense", np.ones((1, 4)) * 2, (1, 4, 4), pool=((2, 2), (2, 2))),
+        np.array([[0, 1, 0, 0]], np.int32),
+        1,
+        "behind a pooling",
+    ),
+    (Connection("x", "dense", np.zeros((1000, 1000), np.int32), (1000,)), WAIT * 60, 1, "more than"),
+]
+
+
+@pytest.mark.parametrize(("connection", "waits", "payload_max", "words"), WAITS_REFUSED)
+def test_waits_that_lava_cannot_hold_are_refused(
+    connection: Connection, waits: np.ndarray, payload_max: int, words: str
+):
+    shape = (1, 6, 6) if connection.kind == "conv" else (len(connection.weight),)
+    with pytest.raises(UnsupportedNode, match=words):
+        lava_layout.synapses(connection, lif(shape, connection), True, payload_max, False, waits)

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from rsc.program import Program, Semantics
 
 STEPS, BATCH = 6, 2
-KINDS = (nir.I, nir.IF, nir.LI, nir.LIF, nir.CubaLI, nir.CubaLIF)
+FIRING = (nir.IF, nir.LIF, nir.CubaLIF)
+KINDS = (nir.I, nir.LI, nir.CubaLI, *FIRING)
+OTHERS = ("linear", "affine", "scale", "threshold", "delay")
 
 
 def _number(draw: st.DrawFn, *shape: int, low: int = -8, high: int = 8, unit: float = 4.0) -> np.ndarray:
@@ -30,7 +32,7 @@ def _taus(draw: st.DrawFn, n: int) -> np.ndarray:
     return 2.0 ** _number(draw, n, low=0, high=2, unit=1.0) * DT
 
 
-def _neuron(draw: st.DrawFn, n: int, kinds: Sequence[type] = KINDS) -> Any:
+def _neuron(draw: st.DrawFn, n: int, kinds: Sequence[type]) -> Any:
     kind = draw(st.sampled_from(kinds))
     fields: dict[str, Any] = {"r": _number(draw, n)}
     if kind in (nir.I, nir.IF):
@@ -46,12 +48,10 @@ def _neuron(draw: st.DrawFn, n: int, kinds: Sequence[type] = KINDS) -> Any:
     return neuron(kind, n, **fields)
 
 
-def _node(draw: st.DrawFn, n: int, norse: bool) -> Any:
-    which = draw(
-        st.sampled_from(("neuron", "neuron", "neuron", "linear", "affine", "scale", "threshold", "delay"))
-    )
-    if which == "neuron" or (norse and which in ("threshold", "delay")):
-        return _neuron(draw, n, (nir.IF, nir.LIF, nir.CubaLIF) if norse else KINDS)
+def _node(draw: st.DrawFn, n: int, kinds: Sequence[type], others: Sequence[str]) -> Any:
+    which = draw(st.sampled_from(("neuron", "neuron", "neuron", *others)))
+    if which == "neuron":
+        return _neuron(draw, n, kinds)
     if which == "linear":
         return nir.Linear(_number(draw, n, n))
     if which == "affine":
@@ -101,16 +101,18 @@ def _rules(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def programs(draw: st.DrawFn, plain: bool = False, norse: bool = False) -> Program:
+def programs(
+    draw: st.DrawFn, plain: bool = False, kinds: Sequence[type] = KINDS, others: Sequence[str] = OTHERS
+) -> Program:
     """A program of two to six nodes over vectors of one to three elements.
 
     Args:
         plain: under no special rules, else under any.
-        norse: of nodes that Norse imports.
+        kinds, others: what nodes it may have, neurons and nodes without state.
     """
     n = draw(st.integers(1, 3))
     names = [f"n{i}" for i in range(draw(st.integers(2, 6)))]
-    nodes: dict[str, Any] = {"input": given((n,)), **{name: _node(draw, n, norse) for name in names}}
+    nodes: dict[str, Any] = {"input": given((n,)), **{name: _node(draw, n, kinds, others) for name in names}}
     nodes["output"] = taken((n,))
     semantics = Semantics(
         DT,

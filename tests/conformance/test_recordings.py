@@ -27,7 +27,7 @@ from rsc.hw_targets import get_target
 from rsc.hw_targets.base import DeployedModel
 from rsc.hw_targets.lava import LavaTarget
 from rsc.hw_targets.loihi import LoihiModel
-from rsc.layered import Connection, Layer, LayeredProgram
+from rsc.layered import Connection, Layer, LayeredProgram, Source
 from rsc.presets import preset
 from rsc.program import Program, Semantics
 from rsc.results import Probe
@@ -133,7 +133,7 @@ def integer_lif() -> tuple[LayeredProgram, Program]:
     weight = np.array([[WEIGHT]], np.int32)
     synapse = Connection("input", "dense", weight, (1,))
     neuron = Layer("n", (1,), (synapse,), 4095, DV, VTH, np.zeros(1, np.int32))
-    layered = LayeredProgram("integer", (neuron,), "input", (1,), "n", input_scale=1.0, input_max=1)
+    layered = LayeredProgram("integer", (neuron,), (Source("input", (1,), 1.0, 1),), (("output", ("n",)),))
     return layered, lif(Rule())
 
 
