@@ -1,23 +1,18 @@
 """HDF5 network files of lava-dl as plain groups, arrays and texts, whatever the bytes are.
 
-The file is opened in the process of `rsc.export.reader`; each field is checked when it is asked for.
+The file is opened by `rsc.export.hdf5_file`; each field is checked when it is asked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import msgspec
 import numpy as np
 
-from rsc.errors import InputRefused, MalformedFile, TargetFault, UnsupportedNode
-from rsc.export import hdf5_child, reader
+from rsc.errors import InputRefused, MalformedFile, UnsupportedNode
+from rsc.export.hdf5_file import read_tree
 
 MAX_NEURONS = 1 << 24  # of all layers and the input together
 GROUPS = ("layer", "rsc")
@@ -121,53 +116,9 @@ def read_groups(path: str | Path, trust: bool) -> dict[str, Any]:
         InputRefused, MalformedFile, TargetFault: as `rsc.export.reader.read_graph`.
     """
     try:
-        return _read_groups(path, trust)
+        return read_tree(path, trust=trust, names=GROUPS)
     except InputRefused as error:
         parts = [error.what, error.why, error.fix]
         for ours, theirs in _WORDS.items():
             parts = [part.replace(ours, theirs) for part in parts]
         raise type(error)(*parts) from error
-
-
-def _read_groups(path: str | Path, trust: bool) -> dict[str, Any]:
-    with reader._opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        limit = 1 << 62 if trust else reader.declared_limit(size)
-        answer = _in_child(file, size, limit, trust)
-    length = int.from_bytes(answer[-8:], "little")
-    try:
-        header = msgspec.json.decode(answer[len(answer) - 8 - length : -8])
-        if "refused" in header:
-            what, why, fix = header["refused"]
-            raise InputRefused(f"{path} was refused. {what}", why, fix)
-        if "fault" in header:
-            raise reader._unreadable(path, header["fault"])
-        return reader._decode(header["tree"], [reader._array(answer, *a) for a in header["arrays"]])
-    except InputRefused:
-        raise
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise reader._unreadable(path, f"the answer of the reading process is broken ({error})") from error
-
-
-def _in_child(file: BinaryIO, size: int, limit: int, trust: bool) -> bytearray:
-    """What `hdf5_child.py` writes of an open file."""
-    seconds = reader._TRUSTED_SECONDS if trust else reader.SECONDS + size // (4 << 20)
-    space = 0 if trust else reader.address_space(size)
-    command = [sys.executable, "-P", hdf5_child.__file__, str(limit), str(space), str(seconds), *GROUPS]
-    env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as log:
-        try:
-            run = subprocess.run(
-                command, stdin=file, stdout=out, stderr=log, env=env, timeout=seconds + 5, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return reader.encode_failure(f"it took longer than {seconds} s")
-        except OSError as error:
-            raise TargetFault(
-                "The reading process could not be started.", f"{error}.", "Check the machine."
-            ) from error
-        if run.returncode:
-            log.seek(0)
-            return reader.encode_failure(reader.describe_end(run.returncode, log.read(100_000)))
-        out.seek(0)
-        return bytearray(out.read())

@@ -6,7 +6,7 @@ import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import lava_networks as nets
@@ -15,23 +15,23 @@ import numpy as np
 import pytest
 
 from rsc.errors import InputRefused, MalformedFile, RscError, UnsupportedNode
-from rsc.export import hdf5_child, netx_file
+from rsc.export import hdf5_child, hdf5_file
 from rsc.export.netx import netx_bytes, write_netx
 from rsc.export.netx_reader import read_netx
 from rsc.layered import CONSTANT, Connection, LayeredProgram
 
 
-def in_this_process(file: BinaryIO, size: int, limit: int, trust: bool) -> bytearray:
+def in_this_process(file: Any, limit: int, trust: bool, names: tuple[str, ...]) -> bytearray:
     """What the reading process would write, without one."""
     out = io.BytesIO()
-    hdf5_child.answer(file.read(), limit, out, netx_file.GROUPS)
+    hdf5_child.answer(file.read(), limit, out, names)
     return bytearray(out.getbuffer())
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own files with wrong fields need no process of their own."""
-    monkeypatch.setattr(netx_file, "_in_child", in_this_process)
+    monkeypatch.setattr(hdf5_file, "_in_child", in_this_process)
 
 
 def variant(**changes: Any) -> Callable[[], LayeredProgram]:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rsc.errors import InputRefused, MalformedFile, StorageError, UsageError
-from rsc.export import reader
+from rsc.export import hdf5_file
 from rsc.export.reader import read_graph, read_program
 from rsc.export.writer import program_bytes, write_program
 from rsc.program import EncoderSpec, Program, Semantics, walk
@@ -256,9 +256,9 @@ def test_uncompressed_and_big_endian_arrays_load(tmp_path: Path) -> None:
 def test_files_of_many_nodes_need_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = {"input": source(2), **{f"n{i}": lif(2) for i in range(500)}, "output": sink(2)}
     nir.write(tmp_path / "a.nir", chain(**nodes))
-    monkeypatch.setattr(reader, "address_space", lambda size: 300 << 20)
+    monkeypatch.setattr(hdf5_file, "address_space", lambda size: 300 << 20)
     assert len(read_graph(tmp_path / "a.nir").nodes) == 502
-    monkeypatch.setattr(reader, "address_space", lambda size: 60 << 20)
+    monkeypatch.setattr(hdf5_file, "address_space", lambda size: 60 << 20)
     with pytest.raises(MalformedFile):
         read_graph(tmp_path / "a.nir")
 

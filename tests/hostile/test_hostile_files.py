@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 
 from rsc.errors import InputRefused, MalformedFile, RscError, UnsupportedNode
-from rsc.export import hdf5_child, reader
+from rsc.export import hdf5_child, hdf5_file
+from rsc.export.build import build_graph
 from rsc.export.reader import read_graph, read_program
 from rsc.export.writer import write_program
 from rsc.program import Program, Semantics
@@ -74,8 +75,8 @@ def read_here(path: Path) -> nir.NIRGraph:
     """As `read_graph`, without the process around it, which is quicker."""
     out = io.BytesIO()
     image = path.read_bytes()
-    hdf5_child.answer(image, reader.declared_limit(len(image)), out)
-    return reader.graph_of_answer(path, bytearray(out.getvalue()))
+    hdf5_child.answer(image, hdf5_file.declared_limit(len(image)), out)
+    return build_graph(hdf5_file.tree_of_answer(path, bytearray(out.getvalue())))
 
 
 def refused(path: Path, error: type[RscError] = InputRefused, isolated: bool = True) -> RscError:
@@ -233,7 +234,7 @@ def test_a_hang_in_the_library_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     script = tmp_path / "hang.py"
     script.write_text("import signal, time\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\ntime.sleep(600)\n")
     monkeypatch.setattr(hdf5_child, "__file__", str(script))
-    monkeypatch.setattr(reader, "SECONDS", -4)
+    monkeypatch.setattr(hdf5_file, "SECONDS", -4)
     start = time.monotonic()
     assert "longer" in str(refused(sample(tmp_path / "a.nir"), MalformedFile))
     assert time.monotonic() - start < 60
@@ -292,7 +293,7 @@ def test_damaged_files_end_in_a_graph_or_an_error(tmp_path: Path) -> None:
     for i in range(FLIPS):
         (tmp_path / f"{i}.nir").write_bytes(flipped(body, rng))
         jobs.append(f"{tmp_path}/{i}.nir\t{tmp_path}/{i}.out\n")
-    limits = [str(reader.declared_limit(len(body))), str(reader.address_space(len(body))), "2"]
+    limits = [str(hdf5_file.declared_limit(len(body))), str(hdf5_file.address_space(len(body))), "2"]
     command = [sys.executable, str(Path(__file__).with_name("batch.py")), hdf5_child.__file__, *limits]
     env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     run = subprocess.run(command, input="".join(jobs), capture_output=True, text=True, env=env, timeout=280)
@@ -310,11 +311,11 @@ def outcome(path: Path, answer: Path, status: int) -> type:
     content = (
         bytearray(answer.read_bytes())
         if status == 0
-        else reader.encode_failure(reader.describe_end(status, b""))
+        else hdf5_file.encode_failure(hdf5_file.describe_end(status, b""))
     )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return type(reader.graph_of_answer(path, content))
+            return type(build_graph(hdf5_file.tree_of_answer(path, content)))
     except RscError as error:
         return type(error)
