@@ -265,7 +265,8 @@ def frames_digest(frames: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of named frames; equal digests mean equal inputs."""
     sha = hashlib.sha256()
     for name, value in sorted(frames.items()):
-        sha.update(f"{name} {value.shape}".encode() + np.ascontiguousarray(value, np.float32).tobytes())
+        sha.update(f"{name} {value.shape}".encode())
+        sha.update(np.ascontiguousarray(value, np.float32).data)
     return sha.hexdigest()
 
 

@@ -26,7 +26,7 @@ from rsc.neurons.surrogate import SURROGATES, Surrogate
 from rsc.program import Program
 from rsc.results import Issue, Probe, SpikeRecord, Unavailable
 
-_CHUNK_VALUES = 1 << 25  # values of the widest layer held at a time
+_CHUNK_VALUES = 1 << 22  # values of the widest layer held at a time, so that they stay in caches
 
 
 class LoihiTarget:
@@ -114,7 +114,7 @@ class LoihiModel(DeployedModel):
             )
         with torch.no_grad():
             fed = {name: f.detach().cpu().numpy() for name, f in frames.items()}
-            activity = self._activity(fed)
+            activity, _ = self._activity(fed)
             lead, names = next(iter(fed.values())).shape[:2], self.layered.by_name
             traces = {layer.name: trace for layer, trace in self._traces(activity, lead, names)}
             exact = self._outputs({n: _output(names[n], t) for n, t in traces.items()})
@@ -135,25 +135,27 @@ class LoihiModel(DeployedModel):
 
     def _chunk(self, frames: Mapping[str, np.ndarray], probe: Probe) -> _Part:
         lead = next(iter(frames.values())).shape[:2]
-        part = _Part(sum(s.clipped(frames[s.name], "integer") for s in self.layered.inputs))
+        activity, clipped = self._activity(frames)
+        part = _Part(clipped)
         spoken = {name for _, names in self.layered.outputs for name in names}
         readouts = {layer.name for layer in self.layered.layers if layer.name in spoken and layer.readout}
         said: dict[str, np.ndarray] = {}
-        for layer, trace in self._traces(self._activity(frames), lead, probe.states | readouts):
+        for layer, trace in self._traces(activity, lead, probe.states | readouts):
             part.keep(layer, trace, probe)
             if layer.name in spoken:
                 said[layer.name] = _output(layer, trace)
         part.outputs = self._outputs(said)
         return part
 
-    def _activity(self, frames: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """What the inputs and the constant send, [T, B, ...] and [T, 1, 1]."""
-        steps = len(next(iter(frames.values())))
+    def _activity(self, frames: Mapping[str, np.ndarray]) -> tuple[dict[str, Tensor], int]:
+        """What the inputs and the constant send, [T, B, ...] and [T, 1, 1]; how many values were clipped."""
+        steps, saturated = len(next(iter(frames.values()))), 0
         activity = {CONSTANT: torch.ones((steps, 1, 1), dtype=torch.bool, device=self.device)}
         for source in self.layered.inputs:
-            payload = source.payload(frames[source.name], "integer")
+            payload, clipped = source.rounded(frames[source.name])
             activity[source.name] = torch.from_numpy(payload).to(self.device)
-        return activity
+            saturated += clipped
+        return activity, saturated
 
     def _outputs(self, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Output node -> sum of what its layers say."""
@@ -250,7 +252,8 @@ class _Part:
     def keep(self, layer: Layer, trace: LifTrace, probe: Probe) -> None:
         self.saturated += trace.saturated
         if probe.counts and not layer.readout:
-            self.counts[layer.name] = trace.spikes.sum(0, dtype=torch.int64).cpu().numpy()
+            ones = trace.spikes.view(torch.uint8).sum(0, dtype=torch.int32)  # ten times quicker than int64
+            self.counts[layer.name] = ones.cpu().numpy().astype(np.int64)
         if layer.name in probe.spikes:
             self.rasters[layer.name] = trace.spikes.cpu().numpy()
         if layer.name in probe.states and trace.u is not None and trace.v is not None:

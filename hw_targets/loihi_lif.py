@@ -61,6 +61,18 @@ class Neurons:
         largest = max(int(x.abs().max()) for x in (self.bias, torch.as_tensor(self.v_init)))
         return most < SMALL_SUM and largest < 1 << 28
 
+    @property
+    def plain(self) -> bool:
+        """Whether the synapse forgets at once, and all neurons share decay and threshold."""
+        shared = isinstance(self.dv, int) and isinstance(self.vth, int) and isinstance(self.du, int)
+        return shared and self.du == 4095
+
+    def reach(self, most: int, steps: int) -> float:
+        """Bound of |v| for |a| up to `most`, of plain neurons."""
+        start = int(torch.as_tensor(self.v_init).abs().max())
+        turns = 4096 / self.dv if isinstance(self.dv, int) and self.dv else steps
+        return start + (64 * most + int(self.bias.abs().max())) * min(turns, steps)
+
 
 class LifRun:
     """A layer on its way through the steps.
@@ -107,10 +119,26 @@ class LifRun:
 def run_lif(a: Tensor, neurons: Neurons, record: bool) -> LifTrace:
     """Run a layer from its initial state over synaptic sums a, int32 [T, B, ...]."""
     least, most = torch.aminmax(a)
-    run = LifRun(neurons, tuple(a.shape), neurons.small(max(-int(least), int(most))), record)
+    largest = max(-int(least), int(most))
+    if not record and neurons.plain and neurons.reach(largest, len(a)) < UV:
+        return _run_plain(a, neurons)
+    run = LifRun(neurons, tuple(a.shape), neurons.small(largest), record)
     for t in range(len(a)):
         run.step(t, a[t])
     return run.trace()
+
+
+def _run_plain(a: Tensor, neurons: Neurons) -> LifTrace:
+    """`run_lif` of plain neurons whose v stays inside 24 bits; float64 holds all products, of 36 bits."""
+    driven = (a << 6).add_(neurons.bias)
+    v = torch.zeros(a.shape[1:], dtype=torch.float64, device=a.device) + neurons.v_init
+    spikes = torch.empty(a.shape, dtype=torch.bool, device=a.device)
+    keep, theta = (4096 - int(neurons.dv)) / 4096, int(neurons.vth) << 6
+    for t, x in enumerate(driven):
+        v.mul_(keep).trunc_().add_(x)
+        torch.gt(v, theta, out=spikes[t])
+        v.masked_fill_(spikes[t], 0)
+    return LifTrace(spikes, None, None, 0)
 
 
 def lif_fixed(

@@ -46,6 +46,8 @@ class Synapses:
             narrow = narrow and connection.kind == "dense" and max(most, heaviest) < 1 << 11
         self.dtype = torch.float32 if narrow else torch.float64
         self.terms = tuple((k, torch.from_numpy(w).to(device, self.dtype)) for k, w in _by_delay(connection))
+        self._heaviest_row = self.bound // most if most else 0
+        self._narrow: tuple[tuple[int, Tensor], ...] | None = None
 
     @property
     def reach(self) -> int:
@@ -57,7 +59,7 @@ class Synapses:
         """Sums int32 [T, B, *shape] that arrive at each step, of source values x [T, B, ...]."""
         steps, batch = x.shape[:2]
         total: Tensor | None = None
-        for k, weight in self.terms:
+        for k, weight in self._terms_for(x):
             if k >= steps:
                 continue
             late = self._sums(x[: steps - k].flatten(0, 1), weight).unflatten(0, (steps - k, batch))
@@ -70,6 +72,18 @@ class Synapses:
         if total is None:
             total = torch.zeros((steps, batch, *self.shape), dtype=torch.int32, device=x.device)
         return total
+
+    def _terms_for(self, x: Tensor) -> tuple[tuple[int, Tensor], ...]:
+        """The terms in float32 where these values are smaller than the largest possible ones and allow it."""
+        if self.dtype == torch.float32 or not self.connection.graded or x.is_cuda or x.dtype == torch.bool:
+            return self.terms
+        pooled = math.prod(self.connection.pool[0]) if self.connection.pool else 1
+        least, most = torch.aminmax(x)
+        if max(-float(least), float(most)) * self._heaviest_row * pooled >= 1 << 24:
+            return self.terms
+        if self._narrow is None:
+            self._narrow = tuple((k, weight.float()) for k, weight in self.terms)
+        return self._narrow
 
     def at(self, x: Tensor, t: int) -> list[Tensor]:
         """Sums int32 [B, *shape], one for each delay, that arrive at step t, of x [T, B, ...]."""
@@ -89,7 +103,7 @@ class Synapses:
         c = self.connection
         if not c.graded and x.dtype != torch.bool:
             x = x != 0
-        sums = self.linear(x.to(self.dtype), weight)
+        sums = self.linear(x.to(weight.dtype), weight)
         if c.kind == "dense":
             if c.weight_exp or self.bound >= 1 << 31:
                 whole = sums.long()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import math
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -119,23 +120,36 @@ class Source:
         """Frames as the target sees them: int32 payloads, or float64 frames unchanged."""
         if arithmetic == "float":
             return np.asarray(frames, np.float64)
-        scaled = np.asarray(frames, np.float64) * self.scale
-        rounded = np.rint(scaled)
-        if np.abs(rounded - scaled).max(initial=0) > COARSE * np.abs(scaled).max(initial=0):
-            warnings.warn(
-                f"Frames of '{self.name}' are rounded to whole multiples of {1 / self.scale:g}, which "
-                "changes them much. Calibrate the program (rsc export --to loihi --calibrate max).",
-                stacklevel=2,
-            )
-        return np.clip(rounded, -self.maximum, self.maximum).astype(np.int32)
+        return self.rounded(frames)[0].astype(np.int32)
 
     def clipped(self, frames: np.ndarray, arithmetic: str) -> int:
         """How many values of the frames exceed the largest payload."""
-        if arithmetic == "float":
-            return 0
-        return int(
-            np.count_nonzero(np.abs(np.rint(np.asarray(frames, np.float64) * self.scale)) > self.maximum)
-        )
+        return 0 if arithmetic == "float" else self.rounded(frames)[1]
+
+    def rounded(self, frames: np.ndarray) -> tuple[np.ndarray, int]:
+        """Payloads as whole numbers in floating point, and how many were clipped; `frames` may be returned.
+
+        Frames in float32 stay so where the scale is a power of two, as every step is exact then.
+        """
+        exact = math.frexp(self.scale)[0] == 0.5 and np.asarray(frames).dtype == np.float32
+        scaled = np.asarray(frames, np.float32 if exact else np.float64)
+        scaled = scaled if self.scale == 1 else scaled * self.scale
+        rounded = np.rint(scaled)
+        if not np.array_equal(rounded, scaled):
+            self._warn_of_coarse(rounded, scaled)
+        least, most = rounded.min(initial=0), rounded.max(initial=0)
+        if -self.maximum <= least and most <= self.maximum:
+            return rounded, 0
+        kept = np.clip(rounded, -self.maximum, self.maximum)
+        return kept, int(np.count_nonzero(kept != rounded))
+
+    def _warn_of_coarse(self, rounded: np.ndarray, scaled: np.ndarray) -> None:
+        if np.abs(rounded - scaled).max() > COARSE * np.abs(scaled).max():
+            warnings.warn(
+                f"Frames of '{self.name}' are rounded to whole multiples of {1 / self.scale:g}, which "
+                "changes them much. Calibrate the program (rsc export --to loihi --calibrate max).",
+                stacklevel=4,
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -58,14 +58,10 @@ def scalar_lif(a: list[int], du: int, dv: int, vth: int, bias: int) -> list[tupl
     bias=st.integers(-4095, 4095).flatmap(lambda m: st.integers(0, 7).map(lambda e: m << e)),
 )
 def test_neuron_equals_the_scalar_arithmetic(a: list[int], du: int, dv: int, vth: int, bias: int) -> None:
-    trace = lif_fixed(
-        torch.tensor(a, dtype=torch.int32).reshape(-1, 1, 1),
-        du=du,
-        dv=dv,
-        vth=vth,
-        bias=torch.tensor([bias], dtype=torch.int32),
-        record=True,
-    )
+    rules: dict[str, Any] = {"du": du, "dv": dv, "vth": vth, "bias": torch.tensor([bias], dtype=torch.int32)}
+    sums = torch.tensor(a, dtype=torch.int32).reshape(-1, 1, 1)
+    trace = lif_fixed(sums, **rules, record=True)
+    assert torch.equal(lif_fixed(sums, **rules, record=False).spikes, trace.spikes)  # a way of its own
     assert trace.u is not None
     assert trace.v is not None
     got = list(
