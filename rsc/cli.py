@@ -107,7 +107,7 @@ def export(
         bits: of Loihi's weights, 2 to 8.
         json: print what calibration did as JSON.
     """
-    from rsc.commands import quantised
+    from rsc.commands import quantised, write_for_netx
     from rsc.export.loihi import lower
     from rsc.export.writer import write_program
     from rsc.files import write_atomic
@@ -120,9 +120,7 @@ def export(
     if to == "nir":
         write_program(loaded, path)
     elif to == "netx":
-        from rsc.export.netx import write_netx
-
-        write_netx(lower(loaded, "integer"), path)
+        write_for_netx(loaded, path)
     else:
         write_atomic(path, lower(loaded, "integer").to_bytes())
     if json:

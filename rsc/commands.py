@@ -81,6 +81,20 @@ def quantised(
     return found.program, found.rows
 
 
+def write_for_netx(program: Program, path: Path) -> None:
+    """The integers of a program as lava-dl's netx reads them; biases are rounded to what it holds."""
+    from rsc.export.loihi import lower
+    from rsc.export.netx import round_biases, write_netx
+
+    layered = lower(program, "integer")
+    rounded = round_biases(layered)
+    if rounded.digest != layered.digest:
+        warnings.warn(
+            "Biases are rounded to multiples of 64 units of v, as netx holds no others.", stacklevel=2
+        )
+    write_netx(rounded, path)
+
+
 def placed(
     program: Program, chip: str, material: Material | None, seed: int
 ) -> tuple[Placement, Traffic | None]:
