@@ -25,9 +25,10 @@ SLACK_S = 20.0  # how late a loaded machine may be; only an upper bound of a han
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
 
 CALLER = """
-import sys
+import signal, sys
 from pathlib import Path
 from rsc.hw_targets.isolate import Budget, private_folder, run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
 try:
     with private_folder("rsc-test-") as folder:
         print(folder, flush=True)
