@@ -9,6 +9,7 @@ depends on the program alone (its `Quantiser`, if it has one), so every integer 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import msgspec
@@ -55,13 +56,9 @@ class QuantisationRow(msgspec.Struct, frozen=True):
 
 def check(program: Program) -> list[Issue]:
     """What cannot be represented on Loihi, and what is changed on the way."""
-    layered, issues = float_layers(program)
-    if layered is None:
-        return issues
-    try:
-        quantised = quantise(layered, program)
-    except UnsupportedNode as error:
-        return [Issue("error", "", f"{error.what} {error.why}", error.fix)]
+    exact, integers, issues = _lowered(program)
+    if exact is None or integers is None:
+        return list(issues)
     return [
         Issue(
             "info",
@@ -70,7 +67,7 @@ def check(program: Program) -> list[Issue]:
             f"{row.weight_error_max / row.weight_largest:.2%} of the largest; "
             f"threshold {row.vth}, changed by {row.threshold_error:.2%}.",
         )
-        for row in quantisation_table(layered, quantised, program.quantiser)
+        for row in quantisation_table(exact, integers, program.quantiser)
     ]
 
 
@@ -83,14 +80,27 @@ def lower(program: Program, arithmetic: str = "integer") -> LayeredProgram:
     Raises:
         UnsupportedNode: see `check`.
     """
-    layered, issues = float_layers(program)
-    if layered is None:
+    exact, integers, issues = _lowered(program)
+    found = exact if arithmetic == "float" else integers
+    if found is None:
         raise UnsupportedNode(
             "The program has no Loihi form.",
             " ".join(f"{i.node + ': ' if i.node else ''}{i.what}" for i in issues),
             " ".join(dict.fromkeys(i.fix for i in issues)),
         )
-    return layered if arithmetic == "float" else quantise(layered, program)
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _lowered(program: Program) -> tuple[LayeredProgram | None, LayeredProgram | None, tuple[Issue, ...]]:
+    """(float form, integers, why one is missing); the last one is kept, as it is asked for repeatedly."""
+    exact, issues = float_layers(program)
+    if exact is None:
+        return None, None, tuple(issues)
+    try:
+        return exact, quantise(exact, program), ()
+    except UnsupportedNode as error:
+        return exact, None, (Issue("error", "", f"{error.what} {error.why}", error.fix),)
 
 
 def quantisation_table(

@@ -18,7 +18,7 @@ class Quantiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         bits: of the weights, sign included, 2 to 8: the step of the grid is 2^(9 - bits) on -256..256.
         scales: (layer, S, keep): integer weight units per unit of the float program, and the share of the
             largest weight of a connection that the end of the grid holds (more is clipped). A layer that is
-            not named gets the largest S at which nothing can overflow, and clips nothing.
+            not named gets the largest S at which no state can overflow, and clips nothing.
         input_scale: payload units per unit of the input frames; None: as fine as costs no weight bits.
     """
 
