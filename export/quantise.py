@@ -8,13 +8,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rsc.coding.stages import apply_stages
+from rsc.coding import quiet_frames
 from rsc.errors import UnsupportedNode
 from rsc.layered import BIAS_MANT_MAX, STATE_MAX, VTH_MAX, Connection, Layer, LayeredProgram
 from rsc.program import EncoderSpec, Program
 from rsc.quantiser import Quantiser
 
-WEIGHT_MIN = -256
 SUM_MAX = (1 << 17) - 1  # |a| << 6 must stay below 2^23
 TAIL = 8.0  # standard deviations of input noise that the synaptic sum must hold
 UNKNOWN_STEPS = 256  # that a readout must hold where no encoder says how many there are
@@ -36,7 +35,7 @@ class InputRange:
             return cls(scale, scale, 0.0, 255)
         low, high = bounds or (0.0, 1.0)
         ends = np.stack([np.full((1, len(encoder.mean), 1, 1), v, np.float32) for v in (low, high)], 1)[0]
-        quiet = np.asarray(apply_stages(encoder, ends[None], None), np.float64)
+        quiet = np.asarray(quiet_frames(encoder, ends), np.float64)
         before = encoder.order.index("noise") < encoder.order.index("normalise")
         std = encoder.sigma / (min(encoder.std) if before else 1.0)
         mean = float(np.abs(quiet).max())
@@ -60,14 +59,45 @@ def quantise(layered: LayeredProgram, program: Program) -> LayeredProgram:
     if len(options) > 1:
         chosen = max(options, key=lambda option: _levels(graded, dict.fromkeys(names, option), steps, rules))
     inputs = dict.fromkeys(names, chosen)
+    layers = [_layer(layer, inputs, steps, rules) for layer in layered.layers]
+    if rules.splits:
+        layers = [_split(a, b) for a, b in zip(layered.layers, layers, strict=True)]
     return dataclasses.replace(
         layered,
         arithmetic="integer",
-        layers=tuple(_layer(layer, inputs, steps, rules) for layer in layered.layers),
+        layers=tuple(layers),
         inputs=tuple(
             dataclasses.replace(s, scale=chosen.scale, maximum=chosen.maximum) for s in layered.inputs
         ),
     )
+
+
+def _split(exact: Layer, integers: Layer) -> Layer:
+    """The layer with two connections, of the weights above 0 and below, for each that has both in `exact`."""
+    parts: list[Connection] = []
+    for before, c in zip(exact.connections, integers.connections, strict=True):
+        if _mixed(before):
+            signs = (c.weight.clip(min=0), c.weight.clip(max=0))
+            parts += [dataclasses.replace(c, weight=weight) for weight in signs]
+        else:
+            parts.append(c)
+    return dataclasses.replace(integers, connections=tuple(parts))
+
+
+def joined(exact: Layer, integers: Layer) -> Layer:
+    """The integer layer with one connection for each of the exact one: what 9 bits split is put together."""
+    if len(integers.connections) == len(exact.connections):
+        return integers
+    left, made = iter(integers.connections), []
+    for before in exact.connections:
+        c = next(left)
+        made.append(dataclasses.replace(c, weight=c.weight + next(left).weight) if _mixed(before) else c)
+    return dataclasses.replace(integers, connections=tuple(made))
+
+
+def _mixed(connection: Connection) -> bool:
+    """Whether there are weights of both signs."""
+    return bool(connection.weight.min(initial=0) < 0 < connection.weight.max(initial=0))
 
 
 def _levels(layers: list[Layer], inputs: Mapping[str, InputRange], steps: int, rules: Quantiser) -> float:
@@ -76,7 +106,11 @@ def _levels(layers: list[Layer], inputs: Mapping[str, InputRange], steps: int, r
     for layer in layers:
         full = _full_scale(layer, inputs, rules, True)
         try:
-            found.append(rules.largest / 2 * min(1.0, _layer(layer, inputs, steps, rules).scale / full))
+            found.append(
+                rules.largest
+                / min(2, rules.step)
+                * min(1.0, _layer(layer, inputs, steps, rules).scale / full)
+            )
         except UnsupportedNode:
             found.append(0.0)
     return min(found)
@@ -205,7 +239,7 @@ def _rounded(connection: Connection, unit: float, rules: Quantiser, keep: float)
     over = keep * unit * float(np.abs(connection.weight).max(initial=0.0)) / rules.largest
     exponent = max(0, math.ceil(math.log2(over) - 1e-9)) if over > 1 else 0
     weight = rules.step * np.rint(unit / 2.0**exponent * connection.weight / rules.step)
-    weight = np.clip(weight, WEIGHT_MIN, rules.largest).astype(np.int32)
+    weight = np.clip(weight, rules.smallest, rules.largest).astype(np.int32)
     if connection.kind == "conv":
         return dataclasses.replace(connection, weight=weight << exponent)
     return dataclasses.replace(connection, weight=weight, weight_exp=exponent)

@@ -19,78 +19,23 @@ import msgspec
 import nir
 import numpy as np
 
+from rsc.encoder_spec import EncoderKind, EncoderSpec, Stage
+from rsc.encoder_spec import written as _written
 from rsc.errors import InputRefused, MalformedFile, UsageError
 from rsc.quantiser import Quantiser
 
 METADATA_KEY = "rsc.program"
 
-EncoderKind = Literal["direct", "rsc1", "rsc2"]
-Stage = Literal["noise", "clip", "normalise"]
-
-
-class EncoderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How an image x becomes T input frames z_t (Wu et al., arXiv 2407.20099; see docs).
-
-    direct: z_t = x.  rsc1: z_t = x + sigma e, one e ~ N(0, I) shared by all steps.
-    rsc2: z_t = x + sigma e_t, fresh e_t ~ N(0, I) at every step.
-
-    Fields:
-        kind: which of the three.
-        steps: T, number of frames, at least 1.
-        sigma: standard deviation of the noise, in the units of the input at the "noise" stage.
-        clip: (low, high) applied at the "clip" stage, or None.
-        mean, std: per-channel constants of the "normalise" stage, (z - mean) / std.
-        order: order of the three stages; the paper does not state its own.
-    """
-
-    kind: EncoderKind
-    steps: int
-    sigma: float = 0.0
-    clip: tuple[float, float] | None = None
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    order: tuple[Stage, Stage, Stage] = ("noise", "clip", "normalise")
-    version: int = 1
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UsageError(
-                f"steps (T) is {self.steps}.", "At least one time step is needed.", "Use T >= 1."
-            )
-        if not (math.isfinite(self.sigma) and self.sigma >= 0):
-            raise UsageError(
-                f"sigma is {self.sigma}.",
-                "A standard deviation is finite and not negative.",
-                "Use sigma >= 0.",
-            )
-        if self.kind == "direct" and self.sigma:
-            raise UsageError(
-                f"Encoder 'direct' was given sigma {self.sigma}.", "It adds no noise.", "Use rsc1 or rsc2."
-            )
-        if sorted(self.order) != ["clip", "noise", "normalise"]:
-            raise UsageError(
-                f"Encoder order is {self.order}.", "Each stage occurs once.", "Use noise, clip, normalise."
-            )
-        if any(not s > 0 for s in self.std) or len(self.std) != len(self.mean):
-            raise UsageError(
-                "Encoder mean/std do not fit.", "Lengths agree and every std is > 0.", "Correct them."
-            )
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether two runs with different keys give different frames."""
-        return self.kind != "direct" and self.sigma > 0
-
-    @property
-    def sigma_in_pixels(self) -> float:
-        """sigma in the units of the image: the smallest over channels if noise follows normalisation."""
-        before = self.order.index("normalise") < self.order.index("noise")
-        return self.sigma * min(self.std) if before else self.sigma
-
-
-def _written(default: Any) -> Any:
-    """A default that is written to files all the same, as it was before there were defaults that are not."""
-    return msgspec.field(default_factory=lambda: default)
+__all__ = [
+    "METADATA_KEY",
+    "EncoderKind",
+    "EncoderSpec",
+    "Program",
+    "Semantics",
+    "Stage",
+    "declares",
+    "walk",
+]
 
 
 class Semantics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from rsc.program import EncoderSpec
+from rsc.coding.gaussian import Gaussian
 
-
-def noise_frames(spec: EncoderSpec) -> int:
-    """Independent noise frames per run: one, shared by all steps."""
-    return 1 if spec.sigma else 0
+RSC1 = Gaussian(fresh=False)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from rsc.program import EncoderSpec
+from rsc.coding.gaussian import Gaussian
 
-
-def noise_frames(spec: EncoderSpec) -> int:
-    """Independent noise frames per run: one per step."""
-    return spec.steps if spec.sigma else 0
+RSC2 = Gaussian(fresh=True)

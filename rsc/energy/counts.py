@@ -119,8 +119,9 @@ def count(
     Args:
         record: spike counts [B, ...] of every spiking node and, for what needs time, rasters [T, B, ...].
         steps: T of the run.
-        input_events: whether the Inputs carry binary events; None: they do not (direct, rsc1 and rsc2 are
-            graded, and so are ready-made frames unless said otherwise).
+        input_events: whether the Inputs carry binary events; None: if the program's encoder makes them
+            (bernoulli does; the others are graded, and so are ready-made frames unless said otherwise).
+            True is for ready-made events, so no encoder is counted.
         pooling: "fold" delivers events one by one through pooling and merges; "graded" forms the pooled or
             merged value first, which then multiplies (needs rasters).
         frames: what was fed in, [T, B, ...] (by Input if there are several); checked against `input_events`,
@@ -134,12 +135,14 @@ def count(
     if pooling not in ("fold", "graded"):
         raise UsageError(f"pooling is '{pooling}'.", "Known: fold, graded.", "Choose one.")
     net = open_net(program)
+    encoded = program.encoder is not None and program.encoder.events
+    events = encoded if input_events is None else input_events
     binary = {n for n, node in net.nodes.items() if isinstance(node, SPIKING)}
-    binary |= set(net.inputs) if input_events else set()
+    binary |= set(net.inputs) if events else set()
     if frames is not None:
         record = with_frames(net, record, frames, frozenset(binary))
     activity = check_record(net, record, steps, program.semantics.dt, frozenset(binary))
-    latched = frozenset() if input_events or not _latched(program) else frozenset(net.inputs)
+    latched = frozenset() if events or not _latched(program) else frozenset(net.inputs)
     nodes = [_count_node(activity, name, latched, pooling, program) for name in sorted(net.arrivals)]
     return Counts(
         program=program,
@@ -149,14 +152,14 @@ def count(
         nodes=tuple(n for n in nodes if n is not None),
         encoder=encoder_counts(None if input_events else program.encoder, program.input_shape),
         input_events=_input_events(activity),
-        binary_input=bool(input_events),
+        binary_input=events,
         activations=_activations(net, program),
     )
 
 
 def _latched(program: Program) -> bool:
     """Whether every frame of a sample is the same."""
-    return program.encoder is not None and program.encoder.kind in ("direct", "rsc1")
+    return program.encoder is not None and program.encoder.latched
 
 
 def _activations(net: Net, program: Program) -> tuple[tuple[int, int], ...]:

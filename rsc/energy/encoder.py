@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from rsc.encoder_spec import COINS
 from rsc.energy.results import EncoderCounts
 from rsc.errors import UsageError
 from rsc.program import EncoderSpec
@@ -16,20 +17,24 @@ NO_ENCODER = EncoderCounts("none")
 def encoder_counts(spec: EncoderSpec | None, shape: tuple[int, ...]) -> EncoderCounts:
     """Operations per pass of an encoder on an image of `shape`.
 
-    rsc2 makes T frames; direct and rsc1 make one, which is latched. Noise costs one draw, one multiplication
-    and one addition per element; clipping two comparisons; normalising one multiplication and one addition.
+    An encoder makes T frames, or one that is latched (direct, rsc1, shared coins). Gaussian noise costs one
+    draw, one multiplication and one addition per element, and on a grid, where a table gives the draw in
+    levels, no multiplication; a coin one draw and one comparison; clipping two comparisons; normalising one
+    multiplication and one addition.
     """
     if spec is None:
         return NO_ENCODER
-    elements = math.prod(shape) * (spec.steps if spec.kind == "rsc2" else 1)
+    elements = math.prod(shape) * (1 if spec.latched else spec.steps)
     noisy = elements if spec.stochastic else 0
+    coins = noisy if spec.kind in COINS else 0
+    added = noisy - coins
     scaled = elements if any(spec.mean) or any(s != 1 for s in spec.std) else 0
     return EncoderCounts(
         kind=spec.kind,
         draws=noisy,
-        comparisons=2 * elements if spec.clip is not None else 0,
-        multiplies=noisy + scaled,
-        adds=noisy + scaled,
+        comparisons=coins + (2 * elements if spec.clip is not None else 0),
+        multiplies=(0 if spec.grid else added) + scaled,
+        adds=added + scaled,
         pixel_reads=elements,
     )
 

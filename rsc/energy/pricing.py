@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.special import stdtrit
 
+from rsc.encoder_spec import GAUSSIAN
 from rsc.energy.results import (
     DataInterval,
     Energy,
@@ -182,7 +183,7 @@ def _missing_encoder(pricing: Pricing) -> Iterator[str]:
     dense = pricing.profile.execution == "dense"
     if encoder.draws and (dense or not pricing.has("rng")):
         yield f"random numbers ({encoder.draws} per pass)"
-    if encoder.draws and encoder.kind in ("rsc1", "rsc2"):
+    if encoder.draws and encoder.kind in GAUSSIAN:
         yield "logarithm, root and cosine of the normal transform"
     if (encoder.adds or encoder.comparisons) and (dense or not pricing.has("add")):
         yield "additions and comparisons of the encoder"

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from scipy import special, stats
 
+from rsc.encoder_spec import GAUSSIAN
 from rsc.errors import UsageError
 from rsc.program import EncoderSpec
 from rsc.results import Keys
@@ -88,11 +89,11 @@ def effective_sigma(encoder: EncoderSpec) -> float:
     Raises:
         UsageError: the encoder adds no noise.
     """
-    if not encoder.stochastic:
+    if encoder.kind not in GAUSSIAN or not min(encoder.sigmas):
         raise UsageError(
             f"Encoder '{encoder.kind}' with sigma {encoder.sigma:g} cannot be certified.",
-            "The certificate rests on the encoder's noise, and there is none.",
-            "Use rsc1 or rsc2 with sigma > 0.",
+            "The certificate rests on Gaussian noise of the encoder, and there is none.",
+            "Use rsc1 or rsc2 with sigma > 0 at every step.",
         )
     steps = encoder.steps if encoder.kind == "rsc2" else 1
     return encoder.sigma_in_pixels / math.sqrt(steps)

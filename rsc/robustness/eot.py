@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rsc.coding import ENCODERS, draw_noise, keyed_normal
+from rsc.coding import draw_noise, recorded_noise
 from rsc.errors import UsageError
 from rsc.results import Keys
 from rsc.robustness.losses import Loss, cross_entropy
@@ -77,13 +77,11 @@ class Eot:
 
     def _known(self, like: Tensor, index: slice) -> Iterator[Tensor | None]:
         spec, keys = self.model.encoder, self.keys
-        count = ENCODERS[spec.kind](spec)
         for k in range(self.effective_draws):
-            if not count or keys is None:
+            if keys is None:
                 yield None
             else:
-                mine = keys.replace(samples=keys.samples[index], draw=k)
-                yield torch.from_numpy(keyed_normal(mine, count, tuple(like.shape[1:]))).to(like)
+                yield recorded_noise(spec, keys.replace(samples=keys.samples[index], draw=k), like)
 
     def loss(self, x: Tensor, y: Tensor, draws: Draws, loss: Loss = cross_entropy) -> Tensor:
         """Averaged loss [B], no gradient."""
