@@ -6,6 +6,7 @@ Gains go into the weights, leaks and biases into one bias per neuron; a reset va
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import nir
@@ -37,6 +38,8 @@ def float_layers(program: Program) -> tuple[LayeredProgram | None, list[Issue]]:
     if issues:
         return None, issues
     layers = lowering.layers()
+    if program.encoder is not None and program.encoder.events:
+        layers = tuple(_hearing_spikes(layer, program.inputs) for layer in layers)
     if lowering.issues:
         return None, lowering.issues
     layered = LayeredProgram(
@@ -48,6 +51,12 @@ def float_layers(program: Program) -> tuple[LayeredProgram | None, list[Issue]]:
     )
     issues = _timing_issues(layered)
     return (None, issues) if issues else (layered, [])
+
+
+def _hearing_spikes(layer: Layer, inputs: tuple[str, ...]) -> Layer:
+    """The layer with inputs that send spikes instead of integers."""
+    heard = (dataclasses.replace(c, graded=c.graded and c.source not in inputs) for c in layer.connections)
+    return dataclasses.replace(layer, connections=tuple(heard))
 
 
 def _rule_issues(semantics: Semantics) -> list[Issue]:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self, final, runtime_checkable
 
@@ -80,27 +80,34 @@ class DeployedModel(ABC):
             raise UsageError(
                 "This program has no encoder.", "It can only be fed ready-made frames.", "Use run_frames."
             )
-        x = _checked(x, self.program.input_shape, 1, "images [B, ...]")
-        if self.program.bounds is not None and len(x):
-            low, high = self.program.bounds
-            if x.min() < low or x.max() > high:
-                raise InputRefused(
-                    f"Images span [{x.min():g}, {x.max():g}].",
-                    f"The program was made for [{low:g}, {high:g}].",
-                    "Scale them as the model card says.",
-                )
-        return self.run_frames(encode(self.program.encoder, x, keys), probe)
+        x = checked_images(self.program, x)
+        frames = checked_frames(self.program, encode(self.program.encoder, x, keys))
+        return self._finished(frames, probe, lambda named, kept: self._run_images(x, keys, named, kept))
 
     @final
     def run_frames(
         self, frames: np.ndarray | Mapping[str, np.ndarray], probe: Probe | None = None
     ) -> RunResult:
         """Run ready-made frames [T, B, ...] (a mapping Input node -> frames if there are several inputs)."""
+        return self._finished(checked_frames(self.program, frames), probe, self._steps)
+
+    def _run_images(
+        self, x: np.ndarray, keys: Keys, frames: Mapping[str, np.ndarray], probe: Probe
+    ) -> StepsResult:
+        """Run checked images; a target that draws its frames itself must draw these `frames`."""
+        return self._steps(frames, probe)
+
+    def _finished(
+        self,
+        named: Mapping[str, np.ndarray],
+        probe: Probe | None,
+        steps: Callable[[Mapping[str, np.ndarray], Probe], StepsResult],
+    ) -> RunResult:
+        """The result of checked frames, with what all targets add to it."""
         probe = probe or Probe()
-        named = checked_frames(self.program, frames)
         _known_nodes(self.program, probe)
         start = time.perf_counter()
-        result = self._steps(named, probe)
+        result = steps(named, probe)
         wall = time.perf_counter() - start
         _finite(self.target, result)
         counts = dict(result.spikes.counts)
@@ -182,6 +189,24 @@ class StreamingModel(DeployedModel):
     @final
     def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
         return self._stream(frames, None, probe)[0]
+
+
+def checked_images(program: Program, x: np.ndarray) -> np.ndarray:
+    """Images float32 [B, ...] of the program's shape, inside its bounds.
+
+    Raises:
+        InputRefused: they are not.
+    """
+    x = _checked(x, program.input_shape, 1, "images [B, ...]")
+    if program.bounds is not None and len(x):
+        low, high = program.bounds
+        if x.min() < low or x.max() > high:
+            raise InputRefused(
+                f"Images span [{x.min():g}, {x.max():g}].",
+                f"The program was made for [{low:g}, {high:g}].",
+                "Scale them as the model card says.",
+            )
+    return x
 
 
 def checked_frames(program: Program, frames: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,19 +1,21 @@
 """Intel's Lava (lava-nc 0.10.0) as a target, in a worker process of its own.
 
-Spec: `lava[:fixed|float][:models|runtime|loihi2][:sparse|conv]`.
+Spec: `lava[:fixed|float][:models|runtime|loihi2][:sparse|conv][:frames|encoder]`.
 
 fixed (default) runs Lava's bit-accurate Loihi models on the quantised program, float its floating-point
 models. The engine "models" (default) steps Lava's own process models in one Python process; "runtime" is
 Lava's multi-process runtime, with the same results, slower by an order of magnitude. "loihi2" only asks
 that runtime for its Loihi 2 configuration; it needs Intel's research stack and is untested. "sparse"
 (default) writes a convolution out for Lava's Sparse process where that is the same operator and small;
-"conv" always uses Lava's Conv process, which loops over channel pairs in Python.
+"conv" always uses Lava's Conv process, which loops over channel pairs in Python. "frames" (default) sends
+ready-made frames; "encoder" makes the encoder a process of the network, which draws the same frames from the
+same keys.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -21,15 +23,17 @@ import numpy as np
 
 from rsc.errors import TargetUnavailable, UsageError
 from rsc.hw_targets import lava_env
-from rsc.hw_targets.base import DeployedModel, StepsResult, refuse_errors
+from rsc.hw_targets.base import DeployedModel, StepsResult, checked_images, refuse_errors
+from rsc.hw_targets.lava_encoder import EncoderJob, Extras, check_encoder, encoder_job
 from rsc.hw_targets.lava_job import JobOptions, Recording, execute, plan
 from rsc.layered import Layer, LayeredProgram
 from rsc.program import Program
-from rsc.results import Issue, Probe, SpikeRecord, Unavailable
+from rsc.results import Issue, Keys, Probe, SpikeRecord, Unavailable
 
 ARITHMETIC: dict[str, Literal["integer", "float"]] = {"fixed": "integer", "float": "float"}
 ENGINES = ("models", "runtime", "loihi2")
 CONVOLUTIONS = ("sparse", "conv")
+SOURCES = ("frames", "encoder")
 JOB_BYTES = 256 << 20  # of payload and records; larger batches are cut into several jobs
 STATE_SCALE = 64  # v is held in 64ths of a weight unit
 
@@ -38,7 +42,7 @@ class LavaTarget:
     """The target; options as in the module's text.
 
     Args:
-        options: at most one arithmetic, one engine and one form of convolution.
+        options: at most one arithmetic, one engine, one form of convolution and one kind of source.
         wall_s: time budget of one job in seconds; None: grows with the work.
 
     Raises:
@@ -51,10 +55,11 @@ class LavaTarget:
         self.arithmetic = ARITHMETIC[_choice(options, tuple(ARITHMETIC), "fixed")]
         self.engine = _choice(options, ENGINES, "models")
         self.convolution = _choice(options, CONVOLUTIONS, "sparse")
+        self.encoder = _choice(options, SOURCES, "frames") == "encoder"
         self.wall_s = wall_s
         if "loihi2" in options and "float" in options:
             raise UsageError("Target 'lava' was given float and loihi2.", "The chip is integer.", "Drop one.")
-        known = (*ARITHMETIC, *ENGINES, *CONVOLUTIONS)
+        known = (*ARITHMETIC, *ENGINES, *CONVOLUTIONS, *SOURCES)
         unknown = [o for o in options if o not in known]
         if unknown:
             raise UsageError(
@@ -108,6 +113,7 @@ class LavaTarget:
             run_config="Loihi2HwCfg" if hardware else "Loihi2SimCfg",
             wall_s=self.wall_s,
             matrices=self.convolution == "sparse",
+            encoder=self.encoder,
         )
         return LavaModel.from_layered(layered, program, options)
 
@@ -128,6 +134,8 @@ class LavaModel(DeployedModel):
         self.arithmetic = "integer" if layered.arithmetic == "integer" else "float64"
         if program is not None:
             self.program = program
+        if options.encoder and program is not None:
+            check_encoder(program)
         blank = {source.name: np.zeros((1, 1, *source.shape)) for source in layered.inputs}
         plan(layered, blank, Recording(), options)  # refuses now what would fail later
 
@@ -154,21 +162,68 @@ class LavaModel(DeployedModel):
         Layers that were folded away (pooling, gains) have no raster or state of their own; probing
         them records nothing. In the "runtime" engine `saturated` covers probed layers and readouts only.
         """
+        return self._result(frames, probe, lambda part: None)
+
+    def _run_images(
+        self, x: np.ndarray, keys: Keys, frames: Mapping[str, np.ndarray], probe: Probe
+    ) -> StepsResult:
+        """As `_steps`; with the option "encoder" only images and keys are sent, and Lava draws the frames."""
+        if not self.options.encoder:
+            return self._steps(frames, probe)
+        return self._result(frames, probe, lambda part: Extras(self._encoder_job(x, keys, part)))
+
+    def _encoder_job(self, x: np.ndarray, keys: Keys, part: slice) -> EncoderJob:
+        (source,) = self.layered.inputs
+        spec = check_encoder(self.program)
+        mine = keys.replace(
+            samples=keys.samples[part], draw=np.broadcast_to(np.asarray(keys.draw), len(keys))[part]
+        )
+        return encoder_job(spec, source, self.layered.arithmetic, x[part], mine)
+
+    def votes(self, x: np.ndarray, keys: Keys, draws: int) -> np.ndarray:
+        """Votes int64 [B, K] of `draws` runs of each image: images go in, and only votes come out of Lava.
+
+        Draw k of sample i has the key (keys.seed, i, keys.draw + k).
+
+        Raises:
+            UsageError, UnsupportedNode: the program's encoder cannot be a process, or several layers are
+                read at its output. InputRefused: the images do not fit.
+        """
+        if draws < 1:
+            raise UsageError(f"{draws} draws were asked for.", "A vote needs one.", "Use draws >= 1.")
+        x = checked_images(self.program, x)
+        images, steps = len(x), check_encoder(self.program).steps
+        group = np.repeat(np.arange(images), draws)
+        first = np.broadcast_to(np.asarray(keys.draw), images)
+        many = keys.replace(
+            samples=keys.samples[group], draw=first[group] + np.tile(np.arange(draws), images)
+        )
+        (source,) = self.layered.inputs
+        blank = {source.name: np.zeros((steps, len(group), *source.shape), np.int8)}
+        recording, total = Recording(counts=False), 0
+        size = self._samples_per_job(blank, recording)
+        for i in range(0, len(group), size):
+            part = slice(i, i + size)
+            mine = many.replace(samples=many.samples[part], draw=np.asarray(many.draw)[part])
+            encoder = self._encoder_job(x[group[part]], mine, slice(None))
+            extras = Extras(encoder, self.program.semantics.readout, group[part], images)
+            sent = {name: values[:, part] for name, values in blank.items()}
+            total = total + execute(self.python, self.layered, sent, recording, self.options, extras)["votes"]
+        return np.asarray(total)
+
+    def _result(
+        self, frames: Mapping[str, np.ndarray], probe: Probe, extras: Callable[[slice], Extras | None]
+    ) -> StepsResult:
         arithmetic = self.layered.arithmetic
         payload = {s.name: s.payload(frames[s.name], arithmetic) for s in self.layered.inputs}
         recording = self._recording(probe)
         size = self._samples_per_job(payload, recording)
         samples = next(iter(payload.values())).shape[1]
-        parts = [
-            execute(
-                self.python,
-                self.layered,
-                {name: values[:, i : i + size] for name, values in payload.items()},
-                recording,
-                self.options,
-            )
-            for i in range(0, samples, size)
-        ]
+        parts = []
+        for i in range(0, samples, size):
+            part = slice(i, i + size)
+            sent = {name: values[:, part] for name, values in payload.items()}
+            parts.append(execute(self.python, self.layered, sent, recording, self.options, extras(part)))
         results = _joined(parts)
         saturated = sum(s.clipped(frames[s.name], arithmetic) for s in self.layered.inputs)
         saturated += sum(int(v) for k, v in results.items() if k.endswith(".saturated"))

@@ -41,11 +41,21 @@ class OutPort:
         return self.buffer.copy()
 
 
+class StatePort:
+    """Stands for a PyRefPort: reads a Var of another process's model."""
+
+    def __init__(self, model, name):
+        self.model, self.name = model, name
+
+    def read(self):
+        return np.asarray(getattr(self.model, self.name))
+
+
 class Executor:
     """Lava's process models, stepped in one Python process in the order of its SPK phase.
 
-    Per step: sources, then neurons layer by layer, then connections. A connection sends what it
-    computed in the step before, so its reader looks at the buffer and not at its port.
+    Per step: sources, then neurons layer by layer, then connections; last, what reads states. A connection
+    sends what it computed in the step before, so its reader looks at the buffer and not at its port.
     """
 
     def __init__(self, processes, run_config):
@@ -63,6 +73,9 @@ class Executor:
     def _wire(self, process):
         from lava.magma.core.process.ports.ports import create_port_id
 
+        for port in process.ref_ports:
+            (var,) = port.get_dst_vars()
+            setattr(self.models[process], port.name, StatePort(self.models[var.process], var.name))
         for port in process.in_ports:
             transforms = port.get_incoming_transform_funcs()
             getattr(self.models[process], port.name).sources = [
@@ -84,6 +97,9 @@ class Executor:
         for model in self.models.values():
             model.time_step += 1
             model.run_spk()
+        for model in self.models.values():
+            if model.post_guard():
+                model.run_post_mgmt()
 
 
 def _built(model_class, process):

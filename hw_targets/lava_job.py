@@ -14,6 +14,7 @@ import numpy as np
 from rsc.errors import StorageError, TargetFault, UnsupportedNode
 from rsc.hw_targets import lava_layout, lava_neuron
 from rsc.hw_targets.isolate import Budget, private_folder, run
+from rsc.hw_targets.lava_encoder import Extras
 from rsc.layered import CONSTANT, STATE_MAX, Connection, Layer, LayeredProgram
 
 WORKER = Path(__file__).with_name("lava_worker.py")
@@ -54,6 +55,7 @@ class JobOptions:
         memory_bytes: memory budget of the worker and all its processes.
         matrices: convolutions as Lava's Sparse instead of Conv where that is the same operator; Conv loops
             over channel pairs in Python and is slower by an order of magnitude.
+        encoder: a process draws the frames of images; ready-made frames are sent all the same.
     """
 
     engine: Literal["models", "runtime"] = "models"
@@ -61,6 +63,7 @@ class JobOptions:
     wall_s: float | None = None
     memory_bytes: int = 8 << 30
     matrices: bool = False
+    encoder: bool = False
 
 
 def execute(
@@ -69,6 +72,7 @@ def execute(
     payload: Mapping[str, np.ndarray],
     recording: Recording,
     options: JobOptions,
+    extras: Extras | None = None,
 ) -> dict[str, np.ndarray]:
     """Run payloads (Input node -> [T, N, ...]) and give the records of each layer, all in torch layout.
 
@@ -76,14 +80,15 @@ def execute(
 
     Returns:
         "name.counts" int64 [N, ...] (not of readouts), "name.raster" bool [T, N, ...], "name.u" and "name.v"
-        int64 or float64 [T, N, ...], "name.saturated" int64, "seconds": time in Lava, start-up excluded.
+        int64 or float64 [T, N, ...], "name.saturated" int64, "seconds": time in Lava, start-up excluded;
+        "votes" int64 [images, K] where `extras` ask for them.
 
     Raises:
         UnsupportedNode: Lava would compute something else.
         TargetFault: the worker failed, or its result is not what was asked for.
         StorageError: the job cannot be written.
     """
-    header, arrays = plan(layered, payload, recording, options)
+    header, arrays = plan(layered, payload, recording, options, extras)
     wall_s = options.wall_s if options.wall_s is not None else time_budget(header, arrays)
     header["timeout_s"] = wall_s
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
@@ -96,7 +101,11 @@ def execute(
 
 
 def plan(
-    layered: LayeredProgram, payload: Mapping[str, np.ndarray], recording: Recording, options: JobOptions
+    layered: LayeredProgram,
+    payload: Mapping[str, np.ndarray],
+    recording: Recording,
+    options: JobOptions,
+    extras: Extras | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Header and arrays of a job, in Lava's layout.
 
@@ -122,10 +131,14 @@ def plan(
         )
     index = {source.name: -1 - i for i, source in enumerate(layered.inputs)}
     index |= {layer.name: i for i, layer in enumerate(layered.layers)}
-    arrays = {
-        f"payload.{-1 - index[name]}": lava_layout.to_lava(values.astype(number), 2)
-        for name, values in payload.items()
-    }
+    more, arrays = (extras or Extras()).described(layered)
+    if "encoder" in more:
+        arrays["encoder.table"] = arrays["encoder.table"].astype(number)
+    else:
+        arrays |= {
+            f"payload.{-1 - index[name]}": lava_layout.to_lava(values.astype(number), 2)
+            for name, values in payload.items()
+        }
     layers = []
     for i, layer in enumerate(layered.layers):
         specs = []
@@ -151,8 +164,9 @@ def plan(
         "period": steps + gap,
         "gated": gated,
         "state_max": STATE_MAX,
+        "input_shape": layered.inputs[0].shape[::-1],
         "layers": layers,
-    }
+    } | more
     return header, arrays
 
 
@@ -241,6 +255,8 @@ def _read(path: Path, header: dict[str, Any]) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise _impossible(f"its result cannot be read ({error})") from error
     results = {"seconds": found.get("seconds", np.float64(0))}
+    if "decision" in header:
+        results["votes"] = _votes(found.get("votes"), header)
     for i, layer in enumerate(header["layers"]):
         for name, (shape, dtype) in _expected(header, layer).items():
             value = found.get(f"{i}.{name}")
@@ -248,6 +264,15 @@ def _read(path: Path, header: dict[str, Any]) -> dict[str, np.ndarray]:
                 raise _impossible(f"'{name}' of layer '{layer['name']}' is missing or not {dtype} {shape}")
             results[f"{layer['name']}.{name}"] = _checked(value, name, layer, header)
     return results
+
+
+def _votes(votes: np.ndarray | None, header: dict[str, Any]) -> np.ndarray:
+    """Votes int64 [images, K]: one of each sample."""
+    decision = header["decision"]
+    classes = int(np.prod(header["layers"][decision["layer"]]["shape"]))
+    if votes is None or votes.shape != (decision["images"], classes) or votes.sum() != header["samples"]:
+        raise _impossible(f"its votes are missing, or not one for each of {header['samples']} samples")
+    return votes
 
 
 def _expected(header: dict[str, Any], layer: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], type]]:

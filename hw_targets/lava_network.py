@@ -9,8 +9,8 @@ import numpy as np
 class Network:
     """The Lava process graph of a job: the sources, the connections and the neurons of each layer."""
 
-    def __init__(self, header, data):
-        self.header, self.data = header, data
+    def __init__(self, header, data, folder):
+        self.header, self.data, self.folder = header, data, folder
         self.sources, self.connections = {}, []
         end = max(layer["level"] for layer in header["layers"])
         self.total = (header["samples"] - 1) * header["period"] + header["steps"] + end
@@ -18,6 +18,7 @@ class Network:
         for i, layer in enumerate(header["layers"]):
             for j, spec in enumerate(layer["connections"]):
                 self._connect(spec, f"{i}.{j}", self.neurons[i])
+        self.decisions = [self._decision(header["decision"])] if "decision" in header else []
 
     def _neuron(self, i, layer):
         from lava.proc.lif.process import LIFReset
@@ -45,10 +46,38 @@ class Network:
         if which is not None and which >= 0:
             return self.neurons[which]
         name = f"{key}.constant" if which is None else f"payload.{-1 - which}"
-        if name not in self.sources:
+        if name not in self.sources and which is not None and "encoder" in self.header:
+            self.sources[name] = self._encoder(self.header["encoder"])
+        elif name not in self.sources:
             data = self.data[name] if which is None else self._stream(self.data[name])
             self.sources[name] = RingBuffer(data=np.ascontiguousarray(data))
         return self.sources[name]
+
+    def _encoder(self, about):
+        """The process that draws the frames of the only input."""
+        encoder = importlib.import_module("lava_processes.encoder")
+        arrays = {name: self.data[f"encoder.{name}"] for name in ("image", "sample", "tag", "table")}
+        thresholds = tuple(self.data[f"encoder.thresholds.{t}"] for t in range(about["frames"]))
+        plain = {name: about[name] for name in ("law", "words", "seed", "fresh", "bits", "low")}
+        times = {name: self.header[name] for name in ("steps", "period")}
+        shape = tuple(self.header["input_shape"])
+        return encoder.Encoder(shape=shape, thresholds=thresholds, **arrays, **plain, **times)
+
+    def _decision(self, about):
+        """The process that votes; its votes are the file "votes.npy" of the folder."""
+        decision = importlib.import_module("lava_processes.decision")
+        layer, neuron = self.header["layers"][about["layer"]], self.neurons[about["layer"]]
+        path = self.folder / "votes.npy"
+        np.save(path, np.zeros((about["images"], int(np.prod(layer["shape"]))), np.int64))
+        arrays = {name: self.data[f"decision.{name}"] for name in ("group", "offset", "first")}
+        plain = {name: about[name] for name in ("rule", "readout", "unit")}
+        times = {name: self.header[name] for name in ("steps", "period")}
+        made = decision.Decision(
+            shape=tuple(layer["shape"]), path=str(path), start=layer["level"], **arrays, **plain, **times
+        )
+        neuron.s_out.connect(made.a_in)
+        made.state.connect_var(neuron.v)
+        return made
 
     def _stream(self, payload):
         """Frames [T, N, ...] of all samples as [..., time], nothing between and after them."""
@@ -70,7 +99,7 @@ class Network:
     @property
     def processes(self):
         """In the order of execution within one step."""
-        return [*self.sources.values(), *self.neurons, *self.connections]
+        return [*self.sources.values(), *self.neurons, *self.decisions, *self.connections]
 
     def aligned(self, layer, step):
         """(t, n) of what a layer does at 0-based Lava step `step`, or None before and after its data."""

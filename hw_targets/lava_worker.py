@@ -175,12 +175,14 @@ def run(folder):
     tag = "fixed_pt" if header["arithmetic"] == "integer" else "floating_pt"
     run_config = getattr(run_configs, header["run_config"])(select_tag=tag)
     _beside("lava_processes")
-    network, records = _beside("lava_network.py").Network(header, data), Records(header)
+    network, records = _beside("lava_network.py").Network(header, data, folder), Records(header)
     start = time.perf_counter()
     if header["engine"] == "models":
         run_models(network, records, run_config)
     else:
         run_runtime(network, records, run_config, folder)
+    if "decision" in header:
+        records.arrays["votes"] = np.load(folder / "votes.npy")
     records.arrays["seconds"] = np.float64(time.perf_counter() - start)
     np.savez(folder / "partial.npz", **records.arrays)
     os.replace(folder / "partial.npz", folder / "result.npz")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from rsc.discretise import NEURONS, SPIKING
@@ -63,6 +64,19 @@ def run_program(
     with deploy(program, on) as model:
         result = material.run(model, seed, Probe.everything(tuple(probe)))
     return result, target_row(on, result, material, seed)
+
+
+def on_grid(program: Program, grid: int | None) -> Program:
+    """The program with an encoder of so many levels per unit (None: as it is).
+
+    Raises:
+        UsageError: it has no encoder, or one that cannot be put on a grid.
+    """
+    if grid is None:
+        return program
+    if program.encoder is None:
+        raise UsageError("This program has no encoder.", "Only noise has a grid.", "Leave --grid out.")
+    return dataclasses.replace(program, encoder=msgspec.structs.replace(program.encoder, grid=grid))
 
 
 def quantised(
