@@ -14,7 +14,7 @@ from rsc.hw_targets.torch_joint import Heard, Joint, JointWeight, find_joint, ru
 from rsc.hw_targets.torch_neurons import Line, Population, Threshold
 from rsc.hw_targets.torch_ops import Affine
 from rsc.hw_targets.torch_state import Walk
-from rsc.neurons.surrogate import Surrogate
+from rsc.neurons.surrogates import Surrogate
 
 Step = Callable[[Tensor], Tensor]
 

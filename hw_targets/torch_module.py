@@ -20,7 +20,7 @@ from rsc.hw_targets.torch_cycle import Cycle
 from rsc.hw_targets.torch_neurons import Line, Population, Threshold
 from rsc.hw_targets.torch_ops import STATELESS
 from rsc.hw_targets.torch_state import TorchRun, TorchState, Walk, add, is_static
-from rsc.neurons.surrogate import SURROGATES, Surrogate
+from rsc.neurons.surrogates import SURROGATES, Surrogate
 from rsc.program import Program
 from rsc.shapes import infer_shapes, input_shapes
 

@@ -23,7 +23,7 @@ from rsc.neurons.scan import (
     spike_stepper,
     threshold,
 )
-from rsc.neurons.surrogate import SURROGATES, Surrogate
+from rsc.neurons.surrogates import SURROGATES, Surrogate
 from rsc.program import Semantics
 
 

@@ -14,7 +14,7 @@ from toy_models import Linear, digits, trained
 from rsc import data
 from rsc.errors import InputRefused, UsageError
 from rsc.hw_targets import deploy
-from rsc.neurons.surrogate import triangle
+from rsc.neurons.surrogates import triangle
 from rsc.program import EncoderSpec, Program
 from rsc.results import Keys
 from rsc.robustness.attacks import Pgd, RandomNoise, Square

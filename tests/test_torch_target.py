@@ -19,7 +19,7 @@ from rsc.hw_targets import get_target
 from rsc.hw_targets.torch import TorchModel, TorchTarget
 from rsc.hw_targets.torch_module import TorchModule
 from rsc.neurons.scan import Fire, Leak, leak_scan, spike_scan, threshold
-from rsc.neurons.surrogate import SURROGATES
+from rsc.neurons.surrogates import SURROGATES
 from rsc.program import Program, Semantics
 
 DT = 2.0**-10
