@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from torch import nn
 
+from rsc.networks.parts import Parts
 from rsc.networks.sequential import SpikingSequential
-from rsc.neurons import LIF
+from rsc.networks.spec import NetworkSpec
 
 
-def mlp(
-    input_shape: Sequence[int],
-    classes: int,
-    *,
-    channels: Sequence[int] = (256,),
-    neuron: str = "lif",
-    decay: float = 0.5,
-    surrogate: str = "atan",
-) -> SpikingSequential:
-    """Build it; `channels` are the hidden widths, the other arguments as in `convnet`."""
-    width = math.prod(input_shape)
+def mlp(spec: NetworkSpec, input_shape: tuple[int, ...], classes: int) -> SpikingSequential:
+    """Build it; `spec.channels` are the hidden widths."""
+    parts, width = Parts(spec), math.prod(input_shape)
     layers: list[nn.Module] = [nn.Flatten()]
-    for out in channels:
-        layers += [
-            nn.Linear(width, out),
-            LIF(decay=decay, surrogate=surrogate) if neuron == "lif" else nn.ReLU(),
-        ]
+    for out in spec.channels:
+        layers += [nn.Linear(width, out), parts.neuron()]
         width = out
-    return SpikingSequential(*layers, nn.Linear(width, classes))
+    return SpikingSequential(*layers, nn.Linear(width, classes), *parts.readout())

@@ -1,25 +1,50 @@
-"""A chain of layers over time: stateless layers see [T*B, ...], neurons see [T, B, ...]."""
+"""Layers over time: stateless layers see [T*B, ...], neurons see [T, B, ...].
+
+Every network is built of these two containers, so this file is the one place where neurons and weights are
+called.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from rsc.neurons import LIF
+from rsc.neurons import Neurons
+
+
+def runs_over_time(layer: nn.Module) -> bool:
+    """Whether a layer takes [T, B, ...]: a neuron, or a module that says so by `over_time = True`."""
+    return isinstance(layer, Neurons) or bool(getattr(layer, "over_time", False))
 
 
 class SpikingSequential(nn.Sequential):
-    """nn.Sequential for frames [T, B, ...]; returns outputs [T, B, K].
+    """nn.Sequential for frames [T, B, ...]; returns outputs [T, B, ...].
 
     A network without neurons (an ANN) treats every frame on its own.
     """
 
+    over_time = True
+
     def forward(self, input: Tensor) -> Tensor:
-        """Outputs [T, B, K] of frames [T, B, ...]."""
+        """Outputs [T, B, ...] of frames [T, B, ...]."""
         steps, batch = input.shape[:2]
-        x = input.flatten(0, 1)
+        x, folded = input, False
         for layer in self:
-            if isinstance(layer, LIF):
-                x = layer(x.unflatten(0, (steps, batch))).flatten(0, 1)
-            else:
-                x = layer(x)
-        return x.unflatten(0, (steps, batch))
+            if runs_over_time(layer) == folded:
+                x = x.unflatten(0, (steps, batch)) if folded else x.flatten(0, 1)
+                folded = not folded
+            x = layer(x)
+        return x.unflatten(0, (steps, batch)) if folded else x
+
+
+class Residual(nn.Module):
+    """body(x) + shortcut(x), both over time; an empty shortcut is the identity."""
+
+    over_time = True
+
+    def __init__(self, body: SpikingSequential, shortcut: SpikingSequential) -> None:
+        super().__init__()
+        self.body, self.shortcut = body, shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum [T, B, ...] of frames [T, B, ...]."""
+        return self.body(x) + self.shortcut(x)
