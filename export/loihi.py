@@ -1,8 +1,10 @@
-"""Quantise a program to Loihi's integers: 8-bit weights, 12-bit decays, 17-bit thresholds.
+"""Quantise a program to Loihi's integers: weights of 2 to 9 bits, 12-bit decays, 17-bit thresholds.
 
-Each layer has one scale S: weights become the even integers 2 round(S w / 2) in -256..254 (Lava's
-mixed-sign grid), thresholds round(S vth), biases round(64 S b) as mantissa and exponent. S is as
-large as the limits allow: |synaptic sum| < 2^17 (else u wraps), vth < 2^17, |bias mantissa| < 2^12.
+Each layer has one scale S: weights become the even integers 2 round(S w / 2) in -256..254 (8 bits, Lava's
+mixed-sign grid; a coarser grid for fewer bits), or with 9 bits the integers round(S w) in -255..255, in one
+connection for each sign (Lava's excitatory and inhibitory grids). Thresholds become round(S vth), biases
+round(64 S b) as mantissa and exponent. S is as large as the limits allow: |synaptic sum| < 2^17 (else u
+wraps), vth < 2^17, |bias mantissa| < 2^12.
 Connections of one layer share S; a power of two is taken out of those with larger weights. The result
 depends on the program alone (its `Quantiser`, if it has one), so every integer target runs the same numbers.
 """
@@ -16,7 +18,7 @@ import msgspec
 import numpy as np
 
 from rsc.errors import UnsupportedNode
-from rsc.export.quantise import InputRange, quantise, sum_bound, unit_of
+from rsc.export.quantise import InputRange, joined, quantise, sum_bound, unit_of
 from rsc.export.synapses import float_layers
 from rsc.layered import Connection, Layer, LayeredProgram
 from rsc.program import Program
@@ -110,7 +112,7 @@ def quantisation_table(
     rules = rules or Quantiser()
     ranges = [(s.name, InputRange(s.scale, s.maximum, 0.0, s.maximum)) for s in quantised.inputs]
     pairs = zip(exact.layers, quantised.layers, strict=True)
-    return [_row(a, b, dict(ranges), rules) for a, b in pairs]
+    return [_row(a, joined(a, b), dict(ranges), rules) for a, b in pairs]
 
 
 def _row(a: Layer, b: Layer, inputs: Mapping[str, InputRange], rules: Quantiser) -> QuantisationRow:

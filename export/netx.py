@@ -18,13 +18,23 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import h5py
 import msgspec
 import numpy as np
 
 from rsc.errors import UnsupportedNode
+from rsc.export.netx_format import (
+    ABOUT,
+    BIAS_EXP,
+    CONV_FIELD_MAX,
+    WEIGHT_MAX,
+    WEIGHT_MIN,
+    About,
+    AboutLayer,
+    change_of_matrix,
+)
 from rsc.files import write_atomic
 from rsc.layered import (
     BIAS_MANT_MAX,
@@ -36,37 +46,7 @@ from rsc.layered import (
     LayeredProgram,
     Source,
 )
-
-BIAS_EXP = 6
-WEIGHT_MIN, WEIGHT_MAX = -256, 254  # of a matrix with weights of both signs
-CONV_FIELD_MAX = 127  # Lava keeps kernel size, stride, padding, dilation and groups in int8
-ABOUT = "program"  # data set of the group `rsc`
-
-
-class AboutLayer(msgspec.Struct, frozen=True):
-    """What netx has no field for, of one layer; an offset of more than one value has its own data set."""
-
-    name: str
-    scale: float
-    readout: Literal["", "sum", "state"]
-    offset: float
-
-
-class About(msgspec.Struct, frozen=True):
-    """What netx has no field for; JSON text in the file.
-
-    Fields:
-        input, input_scale, input_maximum: the Input node.
-        graded: the input carries integers, so netx must be told its message bits.
-    """
-
-    input: str
-    input_scale: float
-    input_maximum: int
-    graded: bool
-    output: str
-    layers: tuple[AboutLayer, ...]
-    source_digest: str
+from rsc.pooling import unpooled_kernel, unpooled_matrix
 
 
 def write_netx(layered: LayeredProgram, path: str | Path) -> None:
@@ -126,28 +106,6 @@ def round_biases(layered: LayeredProgram) -> LayeredProgram:
     )
 
 
-def change_of_matrix(weight: np.ndarray) -> str:
-    """Why netx and Lava's Dense would not use an integer matrix as it is; "" if they do.
-
-    netx chooses the exponent and the number of bits from the data, Lava the signs and so the range. Where
-    no weight is positive the two disagree: -2^k scaled to -256 is clipped to -255 and then cut.
-    """
-    low, high = int(weight.min(initial=0)), int(weight.max(initial=0))
-    largest = int(weight.max()) if weight.size else 0
-    if low == high == 0:
-        return "all its weights are 0, at which netx stops with an error."
-    if low < 0 < high:
-        fits = low >= WEIGHT_MIN and high <= WEIGHT_MAX
-        return "" if fits else f"netx clips its weights {low}..{high} to {WEIGHT_MIN}..{WEIGHT_MAX}."
-    if low == 0:
-        return "" if high <= 255 else f"netx turns weights up to {high} into 0 where none is negative."
-    if low < -255 or -low & (-low - 1) == 0:
-        return f"netx changes weights of which none is positive and the least is {low}."
-    if largest == 0 and low < -128 and (weight % 2).any():
-        return f"netx turns odd weights {low}..0 into 0 where none is positive."
-    return ""
-
-
 def _kind(name: str) -> np.ndarray:
     return np.array([name.encode()], "S10")
 
@@ -168,6 +126,13 @@ def _only_input(layered: LayeredProgram) -> Source:
     before = layered.inputs[0].name
     for layer in layered.layers:
         heard = [c.source or "the constant 1" for c in layer.connections]
+        if len(heard) > 1 and set(heard) == {before}:
+            _refuse(
+                layer,
+                f"it hears '{before}' through {len(heard)} connections, as weights of 9 bits need; netx has "
+                "one.",
+                "Use at most 8 bits, and one path.",
+            )
         if heard != [before]:
             _refuse(
                 layer,
@@ -214,11 +179,9 @@ def _flat(connection: Connection) -> np.ndarray:
 
 
 def _dense(layer: Layer, c: Connection) -> dict[str, Any]:
-    weight = np.asarray(c.weight, np.int64).reshape(len(c.weight), -1)
-    if c.pool is not None:
-        if np.ndim(c.delay):
-            _refuse(layer, "synapses behind a pooling wait differently.", "Delay all of them alike.")
-        weight = _unpooled(weight, c.source_shape, *c.pool)
+    if c.pool is not None and np.ndim(c.delay):
+        _refuse(layer, "synapses behind a pooling wait differently.", "Delay all of them alike.")
+    weight = unpooled_matrix(c, np.asarray(c.weight, np.int64))
     if c.weight_exp < 0 and (weight % (1 << -c.weight_exp)).any():
         _refuse(layer, f"the exponent {c.weight_exp} leaves fractions of weights.", "Use exponent 0.")
     weight = weight << c.weight_exp if c.weight_exp > 0 else weight >> -c.weight_exp
@@ -247,10 +210,10 @@ def _conv(layer: Layer, c: Connection) -> dict[str, Any]:
         _refuse(layer, "netx ignores the delay of a convolution.", "Delay a dense layer instead.")
     if c.weight_exp:
         _refuse(layer, "netx has no exponent for a convolution.", "Multiply the weights by the power of two.")
-    weight, stride, padding, dilation = _without_pool(layer, c)
-    if np.abs(weight).max(initial=0) > STATE_MAX:
+    c = _without_pool(layer, c)
+    if np.abs(c.weight).max(initial=0) > STATE_MAX:
         _refuse(layer, "weights exceed 24 bits.", "Use a smaller scale.")
-    sizes = [*weight.shape[2:], *stride, *padding, *dilation, c.groups]
+    sizes = [*c.weight.shape[2:], *c.stride, *c.padding, *c.dilation, c.groups]
     if max(sizes) > CONV_FIELD_MAX:
         _refuse(
             layer,
@@ -261,14 +224,14 @@ def _conv(layer: Layer, c: Connection) -> dict[str, Any]:
     fields = {
         "type": _kind("conv"),
         "shape": np.array(layer.shape, np.int64),
-        "inChannels": np.int64(weight.shape[1] * c.groups),
-        "outChannels": np.int64(len(weight)),
-        "kernelSize": np.array(weight.shape[2:], np.int64),
-        "stride": np.array(stride, np.int64),
-        "padding": np.array(padding, np.int64),
-        "dilation": np.array(dilation, np.int64),
+        "inChannels": np.int64(c.weight.shape[1] * c.groups),
+        "outChannels": np.int64(len(c.weight)),
+        "kernelSize": np.array(c.weight.shape[2:], np.int64),
+        "stride": np.array(c.stride, np.int64),
+        "padding": np.array(c.padding, np.int64),
+        "dilation": np.array(c.dilation, np.int64),
         "groups": np.int64(c.groups),
-        "weight": weight.astype(np.float32),
+        "weight": c.weight.astype(np.float32),
     }
     return fields | _neurons(layer, flat=False)
 
@@ -323,49 +286,16 @@ def _parameter(layer: Layer, name: str, flat: bool, low: int, high: int) -> np.n
     return values[:, 0, 0]
 
 
-def _unpooled(
-    weight: np.ndarray, shape: tuple[int, ...], size: tuple[int, int], stride: tuple[int, int]
-) -> np.ndarray:
-    """The matrix [out, C H W] that sums windows by itself, of one [out, C h w] behind a sum pooling."""
-    channels, height, width = shape
-    (ky, kx), (sy, sx) = size, stride
-    rows, columns = (height - ky) // sy + 1, (width - kx) // sx + 1
-    pooled = weight.reshape(len(weight), channels, rows, columns)
-    wide = np.zeros((len(weight), channels, height, width), np.int64)
-    for y, x in np.ndindex(ky, kx):
-        wide[:, :, y : y + sy * rows : sy, x : x + sx * columns : sx] += pooled
-    return wide.reshape(len(weight), -1)
-
-
-def _without_pool(layer: Layer, c: Connection) -> tuple[np.ndarray, Any, Any, Any]:
-    """Kernel, stride, padding, dilation of the convolution that sums windows by itself.
-
-    Tap i becomes taps i D s .. i D s + k - 1 (pooling k, s; dilation D). The padding of the pooled image must
-    lie on that of the image alone: no window on it may cover a real pixel.
-    """
-    weight = np.asarray(c.weight, np.int64)
-    if c.pool is None:
-        return weight, c.stride, c.padding, c.dilation
-    (ky, kx), (sy, sx) = size, stride = c.pool
-    for axis in (0, 1):
-        length, k, s = c.source_shape[1 + axis], size[axis], stride[axis]
-        pooled = (length - k) // s + 1
-        reach = c.dilation[axis] * (weight.shape[2 + axis] - 1)
-        last = (layer.shape[1 + axis] - 1) * c.stride[axis] + reach - c.padding[axis]
-        if (c.padding[axis] and k > s) or (last >= pooled and pooled * s < length):
-            _refuse(
-                layer,
-                "netx has no pooling, and padding keeps this one from being folded into the kernel.",
-                "Pool without overlap over all pixels, or do not pad behind the pooling.",
-            )
-    step = (c.dilation[0] * sy, c.dilation[1] * sx)
-    taps = weight.shape[2:]
-    wide = np.zeros((*weight.shape[:2], (taps[0] - 1) * step[0] + ky, (taps[1] - 1) * step[1] + kx), np.int64)
-    for i, j in np.ndindex(*taps):
-        y, x = i * step[0], j * step[1]
-        wide[:, :, y : y + ky, x : x + kx] += weight[:, :, i, j, None, None]
-    both = (c.stride[0] * sy, c.stride[1] * sx), (c.padding[0] * sy, c.padding[1] * sx)
-    return wide, *both, (1, 1)
+def _without_pool(layer: Layer, c: Connection) -> Connection:
+    """The convolution that sums windows by itself."""
+    kernel = unpooled_kernel(c, np.asarray(c.weight, np.int64))
+    if kernel is None:
+        _refuse(
+            layer,
+            "netx has no pooling, and padding keeps this one from being folded into the kernel.",
+            "Pool without overlap over all pixels, or do not pad behind the pooling.",
+        )
+    return kernel
 
 
 def _refuse(layer: Layer, why: str, fix: str) -> NoReturn:

@@ -13,6 +13,7 @@ import numpy as np
 
 from rsc.errors import InputRefused, MalformedFile, UnsupportedNode
 from rsc.export.hdf5_file import read_tree
+from rsc.export.netx_format import CONV_FIELD_MAX
 
 MAX_NEURONS = 1 << 24  # of all layers and the input together
 GROUPS = ("layer", "rsc")
@@ -76,7 +77,7 @@ class Group:
 
     def pair(self, name: str, low: int) -> tuple[int, int]:
         """(h, w); one number stands for both."""
-        array = self.whole(name, low, 127)
+        array = self.whole(name, low, CONV_FIELD_MAX)
         if array.size not in (1, 2) or array.ndim > 1:
             raise malformed(f"{self.path}/{name}", "it is not (height, width)")
         return (int(array.flat[0]), int(array.flat[-1]))

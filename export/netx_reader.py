@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from rsc.errors import MalformedFile
-from rsc.export.netx import ABOUT, BIAS_EXP, WEIGHT_MAX, WEIGHT_MIN, About, AboutLayer, change_of_matrix
+from rsc.export import netx_format
 from rsc.export.netx_file import MAX_NEURONS, Group, malformed, read_groups, unsupported
 from rsc.layered import (
     BIAS_MANT_MAX,
@@ -85,7 +85,7 @@ class _Chain:
         input_shape: tuple[int, ...] | None,
         payload_max: int | None,
         skip_input: bool,
-        about: About | None,
+        about: netx_format.About | None,
     ) -> None:
         self.about, self.skip_input, self.layers = about, skip_input, []
         self.shape = input_shape
@@ -135,10 +135,10 @@ class _Chain:
         name = self.about.input if self.about else "input"
         return {"source": name, "source_shape": shape, "graded": self.payload_max > 0}
 
-    def _noted(self, layer: Layer, name: str) -> AboutLayer:
+    def _noted(self, layer: Layer, name: str) -> netx_format.AboutLayer:
         """What `write_netx` noted of the next layer, else what holds for slayer's files."""
         if self.about is None:
-            return AboutLayer(name, SLAYER_SCALE, layer.readout, 0.0)
+            return netx_format.AboutLayer(name, SLAYER_SCALE, layer.readout, 0.0)
         if len(self.layers) == len(self.about.layers):
             raise malformed("rsc", "it speaks of fewer layers than there are")
         return self.about.layers[len(self.layers)]
@@ -165,7 +165,7 @@ class _Chain:
                 group.number(name, size, size)
         delay = self._delay(group, weight.shape)
         exponent = 0
-        if (weight % 2).any() and np.abs(weight).max() <= WEIGHT_MAX // 2:
+        if (weight % 2).any() and np.abs(weight).max() <= netx_format.WEIGHT_MAX // 2:
             weight, exponent = 2 * weight, -1  # onto the grid of even numbers
         connection = Connection(
             kind=DENSE,
@@ -178,14 +178,16 @@ class _Chain:
 
     def _kept(self, weight: np.ndarray, group: Group) -> np.ndarray:
         """The weights as netx uses them."""
-        if weight.min() < 0 < weight.max() and (weight.min() < WEIGHT_MIN or weight.max() > WEIGHT_MAX):
+        if weight.min() < 0 < weight.max() and (
+            weight.min() < netx_format.WEIGHT_MIN or weight.max() > netx_format.WEIGHT_MAX
+        ):
             warnings.warn(
                 f"'{group.path}/weight' holds {weight.min()}..{weight.max()}; netx clips to "
-                f"{WEIGHT_MIN}..{WEIGHT_MAX}, and so does this.",
+                f"{netx_format.WEIGHT_MIN}..{netx_format.WEIGHT_MAX}, and so does this.",
                 stacklevel=5,
             )
-            weight = weight.clip(WEIGHT_MIN, WEIGHT_MAX)
-        change = change_of_matrix(weight)
+            weight = weight.clip(netx_format.WEIGHT_MIN, netx_format.WEIGHT_MAX)
+        change = netx_format.change_of_matrix(weight)
         if change:
             raise unsupported(group.path, change.rstrip("."))
         return weight
@@ -220,14 +222,15 @@ class _Chain:
         if weight.ndim not in (4, 5) or weight.shape[4:] not in ((), (1,)):
             raise malformed(f"{group.path}/weight", "it is not [C_out, C_in/groups, Kh, Kw] or [..., 1]")
         weight = weight.reshape(weight.shape[:4])
-        outputs, per_group, *kernel = weight.shape
-        groups = group.number("groups", 1, 127)
+        sizes: list[int] = list(weight.shape)
+        outputs, per_group, *kernel = sizes
+        groups = group.number("groups", 1, netx_format.CONV_FIELD_MAX)
         stride, padding, dilation = (
             group.pair("stride", 1),
             group.pair("padding", 0),
             group.pair("dilation", 1),
         )
-        if max(kernel) > 127 or outputs % groups or per_group * groups != before[0]:
+        if max(kernel) > netx_format.CONV_FIELD_MAX or outputs % groups or per_group * groups != before[0]:
             raise malformed(f"{group.path}/weight", f"{weight.shape} does not fit {before}")
         if "delay" in group and group.whole("delay", 0, STATE_MAX).any():
             raise unsupported(f"{group.path}/delay", "netx does not delay convolutions, slayer does")
@@ -275,7 +278,7 @@ class _Chain:
             dv=_parameter(neuron, "vDecay", 0, 4096, shape, image),
             vth=vth if vth.ndim else int(vth),
             bias_mant=_bias(group, shape, image),
-            bias_exp=BIAS_EXP,
+            bias_exp=netx_format.BIAS_EXP,
             readout="state" if np.min(vth) == VTH_MAX else "",
         )
         noted = self._noted(layer, "")
@@ -291,7 +294,7 @@ class _Chain:
         if "bias" in group and group.whole("bias", -STATE_MAX, STATE_MAX).any():
             raise unsupported(f"{group.path}/bias", "without neurons there is nothing that could add it up")
         zero = np.zeros(shape, np.int32)
-        layer = Layer("", shape, (connection,), 4095, 0, VTH_MAX, zero, BIAS_EXP, readout="sum")
+        layer = Layer("", shape, (connection,), 4095, 0, VTH_MAX, zero, netx_format.BIAS_EXP, readout="sum")
         noted = self._noted(layer, "")
         return dataclasses.replace(layer, scale=noted.scale, offset=noted.offset)
 
@@ -365,18 +368,18 @@ def _with_offset(layer: Layer, index: int, rsc: Any) -> Layer:
     return dataclasses.replace(layer, offset=offset.astype(np.float64))
 
 
-def _about(rsc: Any) -> About | None:
+def _about(rsc: Any) -> netx_format.About | None:
     """What `write_netx` noted, or None."""
-    if not isinstance(rsc, dict) or ABOUT not in rsc:
+    if not isinstance(rsc, dict) or netx_format.ABOUT not in rsc:
         return None
     try:
-        about = msgspec.json.decode(rsc[ABOUT], type=About)
+        about = msgspec.json.decode(rsc[netx_format.ABOUT], type=netx_format.About)
     except (TypeError, ValueError, RecursionError) as error:
-        raise malformed(f"rsc/{ABOUT}", str(error)) from error
+        raise malformed(f"rsc/{netx_format.ABOUT}", str(error)) from error
     names = [about.input, *(layer.name for layer in about.layers)]
     numbers = [about.input_scale, *(layer.scale for layer in about.layers)]
     if "" in names or len(set(names)) < len(names):
-        raise malformed(f"rsc/{ABOUT}", "names are missing or not unique")
+        raise malformed(f"rsc/{netx_format.ABOUT}", "names are missing or not unique")
     if not all(0 < number < 1e300 for number in numbers) or not 0 <= about.input_maximum < 1 << 31:
-        raise malformed(f"rsc/{ABOUT}", "a scale or the largest payload is not possible")
+        raise malformed(f"rsc/{netx_format.ABOUT}", "a scale or the largest payload is not possible")
     return about

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rsc.coding import quiet_frames
+from rsc.encoder_spec import COINS
 from rsc.errors import UnsupportedNode
 from rsc.layered import BIAS_MANT_MAX, STATE_MAX, VTH_MAX, Connection, Layer, LayeredProgram
 from rsc.program import EncoderSpec, Program
@@ -33,14 +34,27 @@ class InputRange:
     def at(cls, encoder: EncoderSpec | None, bounds: tuple[float, float] | None, scale: float) -> InputRange:
         if encoder is None:  # spikes, or what a calibration found
             return cls(scale, scale, 0.0, 255)
-        low, high = bounds or (0.0, 1.0)
+        if encoder.kind in COINS and not encoder.scaled_after_noise:
+            return cls(scale, scale, 0.0, 1)
+        coin = (-1.0 if encoder.kind == "signed" else 0.0, 1.0) if encoder.kind in COINS else None
+        low, high = coin or bounds or (0.0, 1.0)
         ends = np.stack([np.full((1, len(encoder.mean), 1, 1), v, np.float32) for v in (low, high)], 1)[0]
         quiet = np.asarray(quiet_frames(encoder, ends), np.float64)
         before = encoder.order.index("noise") < encoder.order.index("normalise")
-        std = encoder.sigma / (min(encoder.std) if before else 1.0)
+        std = max(encoder.sigmas) / (min(encoder.std) if before else 1.0)
         mean = float(np.abs(quiet).max())
         reach = math.ceil(scale * (mean + TAIL * std)) + 1
         return cls(scale, scale * mean, scale * std, min(reach, (1 << 15) - 1))
+
+
+def input_grids(encoder: EncoderSpec | None) -> list[float]:
+    """Payload units per unit of the frames that may be chosen: whole levels of an encoder that has some."""
+    if encoder is None or (encoder.kind in COINS and not encoder.scaled_after_noise):
+        return [1.0]
+    if encoder.grid is None:
+        return [2.0**k for k in range(8, -1, -1)]
+    fine = encoder.grid * encoder.std[0]
+    return [fine / 2**k for k in range(max(1, math.ceil(math.log2(fine)) + 1))]
 
 
 def quantise(layered: LayeredProgram, program: Program) -> LayeredProgram:
@@ -50,8 +64,7 @@ def quantise(layered: LayeredProgram, program: Program) -> LayeredProgram:
         UnsupportedNode: a layer does not fit.
     """
     rules, steps = program.quantiser or Quantiser(), readout_steps(program)
-    grids = [2.0**k for k in range(8, -1, -1)] if program.encoder else [1.0]
-    grids = grids if rules.input_scale is None else [rules.input_scale]
+    grids = input_grids(program.encoder) if rules.input_scale is None else [rules.input_scale]
     options = [InputRange.at(program.encoder, program.bounds, scale) for scale in grids]
     graded = [layer for layer in layered.layers if any(c.graded for c in layer.connections)]
     names = [source.name for source in layered.inputs]
@@ -106,11 +119,8 @@ def _levels(layers: list[Layer], inputs: Mapping[str, InputRange], steps: int, r
     for layer in layers:
         full = _full_scale(layer, inputs, rules, True)
         try:
-            found.append(
-                rules.largest
-                / min(2, rules.step)
-                * min(1.0, _layer(layer, inputs, steps, rules).scale / full)
-            )
+            share = min(1.0, _layer(layer, inputs, steps, rules).scale / full)
+            found.append(rules.largest / min(2, rules.step) * share)
         except UnsupportedNode:
             found.append(0.0)
     return min(found)

@@ -4,25 +4,28 @@ Lava holds images as (W, H, C) and flips convolution kernels, torch holds (C, H,
 
     w_lava = w[:, :, ::-1, ::-1].transpose(0, 3, 2, 1),   x_lava = x.transpose(2, 1, 0).
 
-Lava has no pooling process. A sum pooling (kernel k, stride s) in front of a convolution (K, stride S,
-padding P, dilation D) is the convolution with the kernel w'[i D s + a] = w[i] (a < k, added where
-windows overlap), stride S s and padding P s, as long as no tap that falls on the convolution's
-padding covers real pixels; where one would, for kernels Lava's 8-bit fields cannot hold and for synapses
-that wait, the operator is written out as a matrix.
+Lava has no pooling process: a sum pooling goes into the synapses behind it (`rsc.pooling`). Where a kernel
+cannot take it in, for kernels Lava's 8-bit fields cannot hold and for synapses that wait, the operator is
+written out as a matrix.
+
+Dense and Sparse keep 8 bits of a weight, of which the sign takes one unless all weights of the process share
+it. So a process of weights of both signs keeps even numbers in -256..254 ("MIXED"), one of weights of one
+sign every number in 0..255 ("EXCITATORY") or -255..0 ("INHIBITORY"). Conv keeps what it is given.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import scipy.sparse
 
 from rsc.errors import UnsupportedNode
 from rsc.layered import CONSTANT, DELAY_MAX, STATE_MAX, Connection, Layer
+from rsc.pooling import pool_matrix, pooled_size, unpooled_kernel, unpooled_matrix
 
-WEIGHT_RANGE = (-256, 254)
+WEIGHT_MIN = -256
 CONV_FIELD_MAX = 127  # Lava keeps kernel size, stride, padding, dilation and groups in int8
 QUICK_MATRIX = 4_000_000  # synapses up to which a written-out convolution is quicker than Lava's own
 MATRIX_LIMIT = 50_000_000  # synapses of one written-out operator, about 600 MB; times the steps they wait
@@ -94,11 +97,10 @@ def synapses(
         return _waiting(_sparse(weight, connection, layer, integer, quick, largest), layer, int(waits))
     if matrices and _same_as_matrix(weight, connection, layer, integer, payload_max):
         return _sparse(weight, connection, layer, integer, quick, largest)
-    composed = _composed(weight, connection)
-    if composed is not None and max(composed.fields["limits"]) <= CONV_FIELD_MAX:
-        _check_sum(composed.arrays["weight"], layer, integer, largest)
-        fields = {k: v for k, v in composed.fields.items() if k != "limits"} | {"message_bits": bits}
-        return Synapses("conv", fields, composed.arrays)
+    kernel = unpooled_kernel(connection, weight)
+    if kernel is not None and _largest_field(kernel) <= CONV_FIELD_MAX:
+        _check_sum(kernel.weight, layer, integer, largest)
+        return _conv(kernel, bits)
     return _sparse(weight, connection, layer, integer, bits, largest)
 
 
@@ -109,10 +111,10 @@ def _constant(weight: np.ndarray, c: Connection, layer: Layer, integer: bool) ->
             layer, "the constant is one value, heard through a matrix [out, 1].", "Use a dense connection."
         )
     column = weight.reshape(len(weight), 1)
-    _check_matrix(column, c, layer, integer)
+    signs = _signs(column, c, layer, integer)
     arrivals = np.unique(c.delay)
     matrix = np.where(c.delay.reshape(-1, 1) == arrivals, column, 0)[flat_order(layer.shape)]
-    fields = {"message_bits": 1, "weight_exp": int(c.weight_exp)}
+    fields = {"message_bits": 1, "weight_exp": int(c.weight_exp), "sign_mode": signs}
     return Synapses("dense", fields, {"weight": np.ascontiguousarray(matrix)}, tuple(arrivals.tolist()))
 
 
@@ -126,22 +128,20 @@ def _dense(
     waits: np.ndarray,
 ) -> Synapses:
     """Lava's Dense, or DelayDense where a synapse waits."""
-    matrix = weight.reshape(weight.shape[0], -1)
-    if c.pool is not None:
-        if waits.ndim:
-            _refuse(layer, "synapses behind a pooling wait differently.", "Use a connection for each delay.")
-        matrix = np.asarray(matrix @ _pool_matrix(c, c.pool))
-    _check_matrix(matrix, c, layer, integer)
+    if c.pool is not None and waits.ndim:
+        _refuse(layer, "synapses behind a pooling wait differently.", "Use a connection for each delay.")
+    matrix = unpooled_matrix(c, weight)
+    signs = _signs(matrix, c, layer, integer)
     if bits and c.weight_exp < 0:
         _check_sum(matrix, layer, integer, payload_max)
     at = np.ix_(flat_order(layer.shape), flat_order(c.source_shape))
-    fields = {"message_bits": bits, "weight_exp": int(c.weight_exp)}
+    fields = {"message_bits": bits, "weight_exp": int(c.weight_exp), "sign_mode": signs}
     arrays = {"weight": np.ascontiguousarray(matrix[at])}
     if not waits.any():
         return Synapses("dense", fields, arrays)
     longest = int(waits.max())
     _check_waiting(matrix.size, longest, layer)
-    if integer and bits and payload_max * -WEIGHT_RANGE[0] >= 1 << 31:
+    if integer and bits and payload_max * -WEIGHT_MIN >= 1 << 31:
         _refuse(layer, f"a payload of {payload_max} times a weight exceeds 32 bits.", "Use a smaller scale.")
     arrays["delays"] = np.ascontiguousarray(np.broadcast_to(waits, matrix.shape)[at]).astype(np.int64)
     return Synapses("delay_dense", fields | {"longest": longest}, arrays)
@@ -163,47 +163,27 @@ def _check_waiting(synapses: int, wait: int, layer: Layer) -> None:
         )
 
 
-def _composed(weight: np.ndarray, c: Connection) -> Synapses | None:
-    """The convolution with the pooling folded in; None where that is not the same operator."""
-    (ky, kx), (sy, sx) = c.pool or ((1, 1), (1, 1))
-    kernel = weight.shape[2:]
-    for axis, (k, s) in enumerate(((ky, sy), (kx, sx))):
-        if not _foldable(c.source_shape[1 + axis], k, s, kernel[axis], axis, c):
-            return None
-    dilation, stride, padding = c.dilation, c.stride, c.padding
-    if c.pool is not None:
-        step = (dilation[0] * sy, dilation[1] * sx)
-        size = ((kernel[0] - 1) * step[0] + ky, (kernel[1] - 1) * step[1] + kx)
-        wide = np.zeros((*weight.shape[:2], *size), weight.dtype)
-        for i, j in np.ndindex(*kernel):
-            y, x = i * step[0], j * step[1]
-            wide[:, :, y : y + ky, x : x + kx] += weight[:, :, i, j, None, None]
-        weight, dilation = wide, (1, 1)
-        stride, padding = (stride[0] * sy, stride[1] * sx), (padding[0] * sy, padding[1] * sx)
-    limits = [*weight.shape[2:], *stride, *padding, *dilation, c.groups]
+def _conv(c: Connection, bits: int) -> Synapses:
+    """Lava's Conv of a convolution without pooling."""
     fields = {
         "input_shape": c.source_shape[::-1],
-        "stride": stride[::-1],
-        "padding": padding[::-1],
-        "dilation": dilation[::-1],
+        "stride": c.stride[::-1],
+        "padding": c.padding[::-1],
+        "dilation": c.dilation[::-1],
         "groups": c.groups,
-        "limits": [int(v) for v in limits],
+        "message_bits": bits,
     }
-    return Synapses("conv", fields, {"weight": np.ascontiguousarray(_flipped(weight))})
+    return Synapses("conv", fields, {"weight": np.ascontiguousarray(_flipped(c.weight))})
+
+
+def _largest_field(c: Connection) -> int:
+    """The largest of the numbers that Lava keeps in 8 bits."""
+    return max(*c.weight.shape[2:], *c.stride, *c.padding, *c.dilation, c.groups)
 
 
 def _flipped(weight: np.ndarray) -> np.ndarray:
     """[C_out, C_in/groups, Kh, Kw] of a correlation to [C_out, Kw, Kh, C_in/groups] of a convolution."""
     return weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1)
-
-
-def _foldable(size: int, k: int, s: int, taps: int, axis: int, c: Connection) -> bool:
-    """Whether taps on the padding of the pooled image see no real pixel, along one axis."""
-    pooled = (size - k) // s + 1
-    reach = c.dilation[axis] * (taps - 1)
-    outputs = (pooled + 2 * c.padding[axis] - reach - 1) // c.stride[axis] + 1
-    last = (outputs - 1) * c.stride[axis] + reach - c.padding[axis]
-    return (c.padding[axis] == 0 or k <= s) and (last < pooled or pooled * s >= size)
 
 
 def _same_as_matrix(weight: np.ndarray, c: Connection, layer: Layer, integer: bool, payload_max: int) -> bool:
@@ -216,7 +196,7 @@ def _same_as_matrix(weight: np.ndarray, c: Connection, layer: Layer, integer: bo
         return True
     windows = c.pool is None or all(k <= s for k, s in zip(*c.pool, strict=True))
     exponent = _shared_exponent(weight)
-    grid = _on_grid(weight >> exponent)
+    grid = bool(sign_mode(weight >> exponent))
     most = (payload_max if c.graded else 1) * (int(np.prod(c.pool[0])) if c.pool else 1)
     largest = int(np.abs(fan_in.astype(np.int64)).sum(1).max(initial=0)) * most
     return windows and grid and largest < STATE_MAX
@@ -228,21 +208,21 @@ def _sparse(
     """The whole operator, pooling included, as a csr matrix in Lava's order."""
     matrix = conv_matrix(weight, c, layer)
     if c.pool is not None:
-        matrix = matrix @ _pool_matrix(c, c.pool)
+        matrix = matrix @ pool_matrix(c.source_shape, c.pool)
     matrix = scipy.sparse.csr_matrix(matrix)[flat_order(layer.shape)][:, flat_order(c.source_shape)]
     matrix.eliminate_zeros()
     matrix.sort_indices()
     exponent = _shared_exponent(matrix.data) if integer else 0
-    _check_matrix(matrix.data >> exponent if integer else matrix.data, c, layer, integer)
+    data = matrix.data >> exponent if integer else matrix.data
+    signs = _signs(data, c, layer, integer)
     if integer and int(abs(matrix).sum(1).max()) * payload_max >= STATE_MAX:
         _refuse(
             layer,
             "a convolution wraps at 24 bits; written out, Lava would not.",
             "Use a smaller scale or no delay.",
         )
-    data = matrix.data >> exponent if integer else matrix.data
     arrays = {"data": data, "indices": matrix.indices, "indptr": matrix.indptr}
-    fields = {"message_bits": bits, "weight_exp": exponent, "matrix_shape": matrix.shape}
+    fields = {"message_bits": bits, "weight_exp": exponent, "sign_mode": signs, "matrix_shape": matrix.shape}
     return Synapses("sparse", fields, arrays)
 
 
@@ -250,7 +230,7 @@ def conv_matrix(weight: np.ndarray, c: Connection, layer: Layer) -> scipy.sparse
     """The convolution as a matrix [flat output, flat (pooled) input], C order of (C, H, W)."""
     channels, height, width = c.source_shape
     if c.pool is not None:
-        height, width = ((n - k) // s + 1 for n, k, s in zip((height, width), *c.pool, strict=True))
+        height, width = pooled_size(c.source_shape, c.pool)
     outputs, per_group, kh, kw = weight.shape
     out_h, out_w = layer.shape[1:]
     if outputs * per_group * kh * kw * out_h * out_w > MATRIX_LIMIT:
@@ -271,21 +251,6 @@ def conv_matrix(weight: np.ndarray, c: Connection, layer: Layer) -> scipy.sparse
     return scipy.sparse.csr_matrix((values, (target, source)), shape=size)
 
 
-def _pool_matrix(c: Connection, pool: tuple[tuple[int, int], tuple[int, int]]) -> scipy.sparse.csr_matrix:
-    """The sum pooling as a 0/1 matrix [flat pooled, flat source]."""
-    (ky, kx), (sy, sx) = pool
-    channels, height, width = c.source_shape
-    out_h, out_w = (height - ky) // sy + 1, (width - kx) // sx + 1
-    ch, y, x, a, b = np.ogrid[:channels, :out_h, :out_w, :ky, :kx]
-    shape = (channels, out_h, out_w, ky, kx)
-    target = np.broadcast_to((ch * out_h + y) * out_w + x, shape).ravel()
-    source = np.broadcast_to((ch * height + y * sy + a) * width + x * sx + b, shape).ravel()
-    ones = np.ones(len(target), np.int32)
-    return scipy.sparse.csr_matrix(
-        (ones, (target, source)), shape=(channels * out_h * out_w, channels * height * width)
-    )
-
-
 def _typed_weight(c: Connection, layer: Layer, integer: bool) -> np.ndarray:
     weight = np.asarray(c.weight)
     if not np.isfinite(weight).all():
@@ -299,28 +264,33 @@ def _typed_weight(c: Connection, layer: Layer, integer: bool) -> np.ndarray:
     return weight.astype(np.int32)
 
 
-def _check_matrix(values: np.ndarray, c: Connection, layer: Layer, integer: bool) -> None:
-    """Dense and Sparse clip to -256..254 and drop the lowest bit, silently."""
-    if not integer or not values.size:
-        return
-    low, high = WEIGHT_RANGE
-    if not _on_grid(values):
+def sign_mode(values: np.ndarray) -> str:
+    """Lava's sign mode in which Dense and Sparse keep integer weights as they are; "" if they never do."""
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low >= WEIGHT_MIN and high <= 254 and not (values % 2).any():
+        return "MIXED"
+    if low == 0:
+        return "EXCITATORY" if high <= 255 else ""
+    return "INHIBITORY" if high == 0 and low >= -255 else ""
+
+
+def _signs(values: np.ndarray, c: Connection, layer: Layer, integer: bool) -> str:
+    """The sign mode of a matrix; what is not on its grid Lava would clip and cut silently."""
+    signs = sign_mode(values) if integer else "MIXED"
+    if not signs:
         pooled = " after summing overlapping pooling windows" if c.pool is not None else ""
         _refuse(
             layer,
-            f"weights span {values.min()}..{values.max()}{pooled}; Lava keeps even {low}..{high}.",
-            "Quantise to that grid.",
+            f"weights span {values.min()}..{values.max()}{pooled}; Lava keeps even numbers in -256..254, or "
+            "0..255 or -255..0 where all have one sign.",
+            "Quantise to that grid (9 bits of both signs: one connection for each sign).",
         )
-
-
-def _on_grid(values: np.ndarray) -> bool:
-    low, high = WEIGHT_RANGE
-    return not (values % 2).any() and low <= values.min(initial=0) and values.max(initial=0) <= high
+    return signs
 
 
 def _shared_exponent(values: np.ndarray) -> int:
-    """The power of two that brings integers onto the grid, without loss; 0 if none does."""
-    shifts = (e for e in range(24) if not (values % (2 << e)).any() and _on_grid(values >> e))
+    """The power of two that brings integers onto a grid, without loss; 0 if none does."""
+    shifts = (e for e in range(24) if not (values % (1 << e)).any() and sign_mode(values >> e))
     return next(shifts, 0)
 
 
@@ -332,5 +302,5 @@ def _check_sum(weight: np.ndarray, layer: Layer, integer: bool, payload_max: int
         _refuse(layer, f"the current may reach {largest}, beyond 32 bits.", "Use a smaller scale.")
 
 
-def _refuse(layer: Layer, why: str, fix: str) -> None:
+def _refuse(layer: Layer, why: str, fix: str) -> NoReturn:
     raise UnsupportedNode(f"Lava cannot run layer '{layer.name}' as it is:", why, fix)

@@ -130,7 +130,7 @@ def _connection(spec, data, key):
     options = {
         "num_message_bits": spec["message_bits"],
         "weight_exp": spec["weight_exp"],
-        "sign_mode": SignMode.MIXED,  # decided from the data, a single-signed layer would change its grid
+        "sign_mode": SignMode[spec["sign_mode"]],  # told, as Lava's own guess would change the grid
     }
     weight = data.get(f"{key}.weight")
     if spec["kind"] == "dense":

@@ -80,7 +80,7 @@ def calibrate(
         mode: which weights are clipped. "max": none; "percentile": those above it, layer by layer; "mse":
             as leaves the smallest mean square error of the weights; "agreement": as lets the layer's
             spikes differ least from the float program's, layer by layer from the input on.
-        bits: of the weights, 2 to 8.
+        bits: of the weights, 2 to 9.
 
     Raises:
         UsageError: unknown mode, or percentile out of range. UnsupportedNode: no Loihi form.

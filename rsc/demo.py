@@ -30,6 +30,7 @@ from rsc.parity_results import ParityRow
 from rsc.pipeline import plain
 from rsc.program import Program
 from rsc.progress import Progress, Silent
+from rsc.quantiser import Quantiser
 from rsc.report import Report, conclude, environment, utc_now, write_report
 from rsc.report.value import (
     DatasetInfo,
@@ -380,12 +381,13 @@ def _cost(model: _Model, energy: Sequence[EnergyReport]) -> InferenceCost:
 
 
 def _quantisation(program: Program, name: str) -> tuple[QuantisedLayer, ...]:
-    rows = quantisation_table(lower(program, "float"), lower(program, "integer"))
+    rules = program.quantiser or Quantiser()
+    rows = quantisation_table(lower(program, "float"), lower(program, "integer"), rules)
     return tuple(
         QuantisedLayer(
             layer=row.layer,
             scale=row.scale,
-            weight_bits=8,
+            weight_bits=rules.bits,
             max_weight_error=row.weight_error_max,
             mean_weight_error=row.weight_error_mean,
             bias_error=row.bias_error_max,

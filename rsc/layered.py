@@ -16,6 +16,7 @@ of the program is step t + level of the layer.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import math
@@ -45,7 +46,8 @@ class Connection:
         source: name of the feeding layer, or of one of the program's Input nodes, or `CONSTANT`.
         kind: "dense", weight [out, in] on the C-order flattened source [C, H, W]; or
             "conv", weight [C_out, C_in/groups, Kh, Kw], cross-correlation as in torch.
-        weight: int32 on the Loihi grid (even, -256..254) or float64.
+        weight: float64, or int32 on one of Loihi's grids: even numbers in -256..254, or where all have one
+            sign every number in 0..255 or -255..0.
         weight_exp: the integer sum is shifted left by it (dense only; conv folds it).
         source_shape: shape of the source, [C, H, W] or [n]; (1,) of the constant.
         delay: k, steps of the program between a spike and its arrival, at least 0: an int32 array [] for
@@ -192,6 +194,10 @@ class LayeredProgram:
         Raises:
             UnsupportedNode: a loop takes fewer steps in the program than it has connections.
         """
+        return dict(self._levels)
+
+    @functools.cached_property
+    def _levels(self) -> dict[str, int]:
         level = dict.fromkeys(self.sources, 0) | {layer.name: 1 for layer in self.layers}
         risen: str | None = None
         for _ in range(len(self.layers) + 1):
@@ -219,7 +225,7 @@ class LayeredProgram:
         """
         if connection.source == CONSTANT:
             return np.zeros((), np.int32)
-        level = self.levels()
+        level = self._levels
         return (connection.delay + (level[layer.name] - level[connection.source] - 1)).astype(np.int32)
 
     def groups(self) -> tuple[tuple[Layer, ...], ...]:

@@ -8,14 +8,18 @@ import msgspec
 
 from rsc.errors import UsageError
 
-BITS = (2, 8)
+BITS = (2, 9)
+MIXED_BITS = 8  # the most that one connection with weights of both signs holds
 
 
 class Quantiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Grid and scales of a quantised program; rides in its metadata, so that all targets run the same.
 
     Fields:
-        bits: of the weights, sign included, 2 to 8: the step of the grid is 2^(9 - bits) on -256..256.
+        bits: of the weights, sign included, 2 to 9: the step of the grid is 2^(9 - bits) on -256..256. Loihi
+            keeps 8 bits of a weight, of which the sign takes one unless all weights of a connection share it.
+            So 9 bits, -255..255 in steps of 1, are two connections where there are weights of both signs:
+            one of those above 0 and one of those below.
         scales: (layer, S, keep): integer weight units per unit of the float program, and the share of the
             largest weight of a connection that the end of the grid holds (more is clipped). A layer that is
             not named gets the largest S at which no state can overflow, and clips nothing.
@@ -45,8 +49,18 @@ class Quantiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
     @property
     def largest(self) -> int:
-        """The largest weight on the grid; the smallest is -256."""
+        """The largest weight on the grid."""
         return 256 - self.step
+
+    @property
+    def smallest(self) -> int:
+        """The smallest weight on the grid."""
+        return -255 if self.splits else -256
+
+    @property
+    def splits(self) -> bool:
+        """Whether weights of both signs need two connections."""
+        return self.bits > MIXED_BITS
 
     def scale_of(self, layer: str) -> tuple[float, float] | None:
         """(S, keep) of a layer, None if it is left to the bounds."""

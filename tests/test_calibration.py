@@ -56,15 +56,19 @@ def test_what_is_seen_allows_a_larger_scale_than_what_could_be() -> None:
     assert seen <= STATE_MAX / MARGIN * 1.01
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8, 9])
 def test_weights_of_few_bits_lie_on_their_grid(bits: int) -> None:
     found = calibrate(net(RNG.normal(size=(8, 30))), SPIKES, bits=bits)
-    (connection,) = lower(found.program).layers[0].connections
+    connections = lower(found.program).layers[0].connections
+    weight = sum((c.weight for c in connections), np.zeros((), np.int32))
     step = 2 ** (9 - bits)
-    assert not (connection.weight % step).any()
-    assert connection.weight.min() >= -256
-    assert connection.weight.max() <= 256 - step
-    assert len(np.unique(connection.weight)) <= 2**bits
+    assert not (weight % step).any()
+    assert weight.min() >= (-255 if bits == 9 else -256)
+    assert weight.max() <= 256 - step
+    assert len(np.unique(weight)) <= 2**bits
+    assert [(c.weight.min() < 0, c.weight.max() > 0) for c in connections] == (
+        [(False, True), (True, False)] if bits == 9 else [(True, True)]
+    )
 
 
 def test_clipping_a_few_large_weights_helps_the_others() -> None:
@@ -134,7 +138,7 @@ def test_scales_ride_in_the_file_and_make_another_program(
 
 
 def test_unknown_modes_and_bits_are_refused() -> None:
-    for wrong in ({"mode": "best"}, {"percentile": 0}, {"bits": 9}, {"bits": 1}):
+    for wrong in ({"mode": "best"}, {"percentile": 0}, {"bits": 10}, {"bits": 1}):
         options: Any = wrong
         with pytest.raises(UsageError):
             calibrate(net(np.eye(30)), SPIKES, **options)

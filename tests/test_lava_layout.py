@@ -119,7 +119,7 @@ def conv(weight: np.ndarray, **changes: Any) -> Connection:
 
 
 REFUSED = [
-    (lif((2,), Connection("x", "dense", np.array([[3], [2]]), (1,))), "even"),
+    (lif((2,), Connection("x", "dense", np.array([[3], [-2]]), (1,))), "even"),
     (lif((2,), Connection("x", "dense", np.array([[256], [2]]), (1,))), "even"),
     (lif((1,), Connection("x", "dense", np.array([[0.5]]), (1,))), "integers"),
     (lif((1,), Connection("x", "dense", np.array([[np.nan]]), (1,))), "not finite"),
@@ -218,7 +218,7 @@ WAIT = np.asarray(1, np.int32)
 WAITS_REFUSED = [
     (Connection("x", "dense", np.ones((1, 1)) * 2, (1,)), np.asarray(63, np.int32), 1, "waits 63 steps"),
     (conv(np.full((1, 1, 1, 1), 2)), np.ones((36, 36), np.int32), 1, "wait differently"),
-    (conv(np.full((1, 1, 1, 1), 3)), WAIT, 1, "even"),
+    (Connection("x", "conv", np.array([3, -1]).reshape(1, 2, 1, 1), (2, 6, 6)), WAIT, 1, "even"),
     (conv(np.full((1, 1, 1, 1), 254), graded=True), WAIT, 1 << 16, "wraps at 24 bits"),
     (Connection("x", "dense", np.ones((1, 1)) * 2, (1,), graded=True), WAIT, 1 << 23, "32 bits"),
     (

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 sys.path.append(str(Path(__file__).parent / "conformance"))
 
 import lava_listing
+from loihi_lava import REFUSED
 from random_graphs import FIRING, programs
 from random_graphs import frames as drawn_frames
 from table import CASES
@@ -25,20 +26,6 @@ from rsc.hw_targets import deploy
 from rsc.layered import LayeredProgram
 from rsc.program import Program
 from rsc.results import Probe
-
-# What Loihi has no form for, and in which words it is said.
-REFUSED = {
-    "fire at >=": ("threshold, >=", "LIF per neuron, >=", "IF per neuron, >=, subtract", "IF, at least"),
-    "reset by subtraction": ("LIF per neuron, subtract", "CubaLIF per neuron, subtract", "IF, subtract"),
-    "hands on the input": ("two inputs, two outputs", "edges are summed", "nodes that nothing feeds"),
-    "loop without neurons": (
-        *("cycle without neuron, delay named", "cycle through a Delay of [2, 2, 2]"),
-        "cycle through a Delay of [1, 3, 2]",
-    ),
-    "takes more steps on Loihi": ("two populations, one of them heard at once",),
-    "only spikes travel": ("two kinds of neuron in a loop",),
-}
-NOT_LOWERED = {name for names in REFUSED.values() for name in names}
 
 
 def outputs(layered: LayeredProgram, traces: Mapping[str, lava_listing.Trace]) -> dict[str, np.ndarray]:
@@ -78,20 +65,18 @@ def check(program: Program, x: Any) -> None:
         np.testing.assert_allclose(value, expected.outputs[name], atol=1e-9 * scale)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_LOWERED])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in REFUSED])
 def test_the_layered_form_is_the_program(name: str) -> None:
     case = CASES[name]
     check(Program(case.graph, case.semantics), case.frames)
 
 
-@pytest.mark.parametrize(
-    ("said", "name"), [(said, name) for said, names in REFUSED.items() for name in names]
-)
-def test_what_has_no_loihi_form_is_said(said: str, name: str) -> None:
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_loihi_form_is_said(name: str) -> None:
     case = CASES[name]
     layered, issues = float_layers(Program(case.graph, case.semantics))
     assert layered is None
-    assert any(said in issue.what for issue in issues), issues
+    assert any(REFUSED[name].said in issue.what for issue in issues), issues
     assert all(issue.fix for issue in issues)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from rsc.errors import UnsupportedNode
-from rsc.export.netx import change_of_matrix, netx_bytes, round_biases
+from rsc.export.netx import netx_bytes, round_biases
+from rsc.export.netx_format import change_of_matrix
 from rsc.export.netx_reader import read_netx
 from rsc.layered import Connection, Layer, LayeredProgram
 

@@ -1,4 +1,4 @@
-"""What 8-bit weights leave of the network on Loihi."""
+"""What the few bits of its weights leave of the network on Loihi."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 from rsc.errors import UnsupportedNode
 from rsc.export.lint.finding import Finding, Subject
 from rsc.export.loihi import QuantisationRow, lower, quantisation_table
+from rsc.export.quantise import joined
 from rsc.layered import Layer
 
 RULE = "weight-bits"
-FULL = 127  # half of the grid: one bit lost
+FULL = 127  # half of the grid's end: one bit lost
 ROUNDED_AWAY = 0.5
 THRESHOLD_ERROR = 0.01
 
@@ -29,20 +30,20 @@ def check(subject: Subject) -> Iterator[Finding]:
         exact, quantised = lower(subject.program, "float"), lower(subject.program, "integer")
     except UnsupportedNode:
         return
-    rows = quantisation_table(exact, quantised)
+    rows = quantisation_table(exact, quantised, subject.program.quantiser)
     for row, before, after in zip(rows, exact.layers, quantised.layers, strict=True):
         for what, fix in _losses(row, before, after):
             for target in names:
                 yield Finding(RULE, "warning", target, row.layer, what, _WHY, fix)
 
 
-_WHY = "Loihi holds weights as even integers in -256..254 and one threshold of 17 bits per layer."
+_WHY = "Loihi holds weights as integers of at most 8 bits and a sign, and one threshold of 17 bits per layer."
 
 
 def _losses(row: QuantisationRow, before: Layer, after: Layer) -> Iterator[tuple[str, str]]:
     largest = max(abs(row.weight_min), abs(row.weight_max))
     if largest <= FULL:
-        what = f"The largest weight becomes {largest} of 254: threshold, bias or fan-in limit the scale."
+        what = f"The largest weight becomes {largest}, half of what fits: threshold, bias or fan-in limit it."
         yield what, "Bring bias, threshold and weights of the layer closer in size."
     lost = _rounded_away(before, after)
     if lost > ROUNDED_AWAY:
@@ -56,7 +57,7 @@ def _losses(row: QuantisationRow, before: Layer, after: Layer) -> Iterator[tuple
 
 
 def _rounded_away(before: Layer, after: Layer) -> float:
-    pairs = list(zip(before.connections, after.connections, strict=True))
+    pairs = list(zip(before.connections, joined(before, after).connections, strict=True))
     given = sum(int(np.count_nonzero(a.weight)) for a, _ in pairs)
     kept = sum(int(np.count_nonzero(b.weight[a.weight != 0])) for a, b in pairs)
     return 1 - kept / given if given else 0.0

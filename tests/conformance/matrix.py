@@ -2,17 +2,18 @@
 
 python tests/conformance/matrix.py [SPEC ...] [--out docs/conformance.md]
 
-Without SPEC: our float targets and the tools of the `peers` extra. A SPEC is what `pytest --target` takes.
+Without SPEC: our targets and the tools of the `peers` extra. A SPEC is what `pytest --target` takes.
 Every cell is run here and now; a tool that does not answer in ten seconds is stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ import tyro
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
+from loihi_lava import Verdict, beyond, lava_missing, missing_page, rows
 from peers import PEERS
 from table import CASES, GROUPS, Outcome, outcome
 from third_party import target_of
@@ -28,6 +30,7 @@ from third_party import target_of
 from rsc.files import write_atomic
 
 OURS = ("reference", "torch", "norse")
+INTEGERS = "`loihi` = `lava`"  # head of the column that holds the two against each other
 SECONDS = 10
 FILE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 SIGNS = {"exact": "exact", "deviates": "deviates", "refused": "no", "hangs": "hangs"}
@@ -49,8 +52,18 @@ runs exactly. The other columns are the tools' own importers, given the graph fr
 wrote, their time step where they take one, and time constants in their unit; rules that they cannot be told
 count as refused. Each row isolates what it names: where it is about structure, the neurons are of the kind
 that every tool reads.
-The integer targets `loihi` and `lava` quantise, so this table does not fit them: they are compared with
-each other bit by bit, and with recordings of Lava and of a Loihi chip.
+
+`loihi` and `lava` quantise, so they cannot give the numbers of the cases to the last bit. What must hold is
+that they agree: in their column, **exact** says that every spike, u and v of every step and neuron is the
+same integer in our model and in Lava's own fixed-point processes, on the frames of the case. The same is
+tested with random programs (below) and with recordings of Lava and of a Loihi chip.
+"""
+
+INTEGER_HEAD = """
+## `loihi` and `lava`
+
+What their column refuses is refused by both, with the node, the reason and a remedy:
+
 """
 
 
@@ -78,8 +91,17 @@ def limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@functools.cache
+def _imported(spec: str) -> None:
+    """Run a neuron once without a limit, as importing what a tool needs may take longer than any case."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outcome(CASES["LIF, r = 1"], spec)
+
+
 def verdict(name: str, spec: str) -> Outcome | None:
     """Of one case; None where the target hangs."""
+    _imported(spec)
     try:
         with limited(SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -92,7 +114,11 @@ def verdict(name: str, spec: str) -> Outcome | None:
 def cell(group: str, spec: str) -> str:
     """Of one row and target."""
     verdicts = [verdict(name, spec) for name in GROUPS[group]]
-    kinds = ["hangs" if found is None else found.verdict for found in verdicts]
+    return summed(["hangs" if found is None else found.verdict for found in verdicts])
+
+
+def summed(kinds: list[str]) -> str:
+    """A cell from the verdicts of its cases."""
     if len(set(kinds)) == 1:
         return SIGNS[kinds[0]]
     rest = " and ".join(SIGNS[kind] for kind in SIGNS if kind in kinds and kind != "exact")
@@ -104,17 +130,33 @@ def title(spec: str) -> str:
     return getattr(target_of(spec), "title", f"`{spec}`")
 
 
-def page(specs: tuple[str, ...]) -> str:
-    """The page as Markdown."""
-    lines = [f"| | {' | '.join(map(title, specs))} |", f"|---|{'---|' * len(specs)}"]
-    lines += [f"| {group} | {' | '.join(cell(group, spec) for spec in specs)} |" for group in GROUPS]
-    return HEAD + "\n" + "\n".join(lines) + "\n" + TAIL
+def integer_cells(found: Mapping[str, Verdict]) -> dict[str, str]:
+    """The column of `loihi` and `lava`, from the verdicts of all cases: row -> cell."""
+    return {group: summed([found[name] for name in names]) for group, names in GROUPS.items()}
+
+
+def page(specs: tuple[str, ...], integers: bool) -> str:
+    """The page as Markdown.
+
+    Args:
+        integers: with the column of `loihi` and `lava`, behind those of our other targets, and what is below.
+    """
+    columns = {title(spec): {group: cell(group, spec) for group in GROUPS} for spec in specs}
+    below = ""
+    if integers:
+        ours = [title(spec) for spec in OURS]
+        others = {head: columns[head] for head in columns if head not in ours}
+        columns = {head: columns[head] for head in ours} | {INTEGERS: integer_cells(rows())} | others
+        below = INTEGER_HEAD + "\n".join([*missing_page(), "", *beyond()]) + "\n"
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    lines += [f"| {group} | {' | '.join(cells[group] for cells in columns.values())} |" for group in GROUPS]
+    return HEAD + "\n" + "\n".join(lines) + "\n" + below + TAIL
 
 
 def written() -> dict[str, dict[str, str]]:
     """The table of the page as it stands: head of a column -> row -> cell."""
-    rows = [line.strip("| ").split(" | ") for line in FILE.read_text().splitlines() if line.startswith("| ")]
-    heads, *cells = rows
+    table = FILE.read_text().split("\n| |", 1)[1].split("\n\n", 1)[0]
+    heads, _, *cells = [line.strip("| ").split(" | ") for line in table.splitlines()]
     return {head: {row[0]: row[i + 1] for row in cells} for i, head in enumerate(heads)}
 
 
@@ -134,13 +176,15 @@ recordings of other simulators (folder `paper` of the repository neuromorphs/NIR
 
 def main(options: Options) -> None:
     """Run all and write."""
-    specs = options.spec or (*OURS, *PEERS)
+    specs, integers = options.spec or (*OURS, *PEERS), not options.spec
     missing = [spec for spec in specs if target_of(spec).available() is not None]
     if missing:
         sys.exit(f"Not installed: {', '.join(missing)}. pip install -e '.[peers]'")
-    text = page(tuple(specs))
+    if integers and lava_missing():
+        sys.exit(lava_missing())
+    text = page(tuple(specs), integers)
     write_atomic(options.out, text.encode())
-    print(f"{options.out}: {len(GROUPS)} rows, {len(specs)} targets")
+    print(f"{options.out}: {len(GROUPS)} rows, {len(specs) + integers} columns")
 
 
 if __name__ == "__main__":

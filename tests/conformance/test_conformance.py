@@ -32,8 +32,8 @@ STREAMING = under_test("reference", "torch:float64")
 
 # Targets that the table does not fit, with what holds them to account instead.
 ELSEWHERE = {
-    "loihi": "integer arithmetic: compared with Lava's fixed-point processes, bit by bit",
-    "lava": "runs in an environment of its own; compared with recordings and with loihi",
+    "loihi": "integers: on every case, and on random programs, those of lava bit by bit (loihi_lava)",
+    "lava": "integers of Lava's own processes: compared with loihi, and with recordings",
 }
 
 # target -> reason -> cases; each must be refused by the target's own check.

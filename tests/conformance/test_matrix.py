@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from matrix import OURS, cell, title, written
+from loihi_lava import MISSING, REFUSED, beyond_page, lava_missing, missing_page, rows
+from matrix import FILE, INTEGERS, OURS, cell, integer_cells, title, written
 from peers import PEERS
-from table import GROUPS
+from table import CASES, GROUPS
 from third_party import target_of
 
 pytestmark = pytest.mark.ours
@@ -17,14 +18,32 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def test_the_page_has_a_row_for_every_group() -> None:
-    for rows in written().values():
-        assert list(rows) == list(GROUPS)
+    for column in written().values():
+        assert list(column) == list(GROUPS)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("spec", OURS)
 def test_the_page_says_what_our_targets_do(spec: str) -> None:
     assert written()[title(spec)] == {group: cell(group, spec) for group in GROUPS}
+
+
+@pytest.mark.lava
+@pytest.mark.skipif(bool(lava_missing()), reason=lava_missing())
+def test_the_page_says_where_loihi_is_lava_bit_by_bit() -> None:
+    """All cases in one network of Lava; those without a form are refused for the reason that is given."""
+    found = rows()
+    assert {name for name, verdict in found.items() if verdict == "refused"} == set(REFUSED)
+    assert set(found.values()) == {"exact", "refused"}
+    assert written()[INTEGERS] == integer_cells(found)
+
+
+def test_the_page_says_what_has_no_form_on_loihi_and_what_else_was_compared() -> None:
+    """`tests/test_lowering.py` has the checks say so, `tests/test_loihi_lava.py` compares the rest."""
+    text = FILE.read_text()
+    for lines in (missing_page(), beyond_page()):
+        assert "\n".join(lines) in text
+    assert sum(len(missing.cases) for missing in MISSING) == len(REFUSED) < len(CASES) / 5
 
 
 def test_no_cell_of_ours_is_other_than_exact() -> None:
