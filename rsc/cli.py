@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from rsc.cli_chip import lava, place
+from rsc.cli_train import train
 from rsc.console import (
     calibration_lines,
     complain,
@@ -33,7 +34,6 @@ from rsc.feeding import Feed, Flat, Images, Reading, repeated
 from rsc.interrupt import stop_cleanly
 
 Program = Annotated[Positional[Path], arg(metavar="PROGRAM", help="bundle folder or .nir file")]
-ConfigArg = Annotated[Positional[Path], arg(metavar="CONFIG")]
 Targets = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TARGET", help="target, one or several")]
 Texts = UseAppendAction[tuple[str, ...]]
 
@@ -58,41 +58,13 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, json: bool = False) -> No
     show(f"\nReport: {out / 'report.html'} (also .md and .json), bundle: {out / 'bundle'}")
 
 
-def train(config: ConfigArg, out: Path, json: bool = False) -> None:
-    """Train a network from a TOML file and write a bundle.
-
-    Args:
-        config: see examples/configs/.
-        out: bundle folder to write.
-        json: print the measured figures as JSON.
-    """
-    from rsc import pipeline
-    from rsc.training import read_config
-
-    settings = read_config(config)
-    with progress() as listener:
-        listener.stage(f"training {config.stem}")
-        packed = pipeline.train(
-            settings, config.stem, on_epoch=lambda stats: listener.advance(stats.epoch, stats.epochs)
-        )
-        bundle = pipeline.to_bundle(packed, settings, config.stem)
-        bundle.save(out)
-    if json:
-        emit(bundle.metrics)
-    else:
-        clean = packed.clean.per_run
-        show(
-            f"{config.stem}: clean accuracy {clean.value:.3f} "
-            f"[{clean.interval.low:.3f}, {clean.interval.high:.3f}] per run, {clean.n} images. Bundle: {out}"
-        )
-
-
 def export(
     program: Program,
     to: Literal["nir", "loihi", "netx"] = "nir",
     out: Path | None = None,
     calibrate: Literal["max", "percentile", "mse", "agreement"] | None = None,
     bits: int = 8,
+    grid: int | None = None,
     feed: Flat[Feed] = Feed(most=64),
     reading: Flat[Reading] = Reading(),
     json: bool = False,
@@ -104,15 +76,16 @@ def export(
         out: file to write; PROGRAM.nir, .loihi.npz or .net in the current folder by default.
         calibrate: choose the scales of Loihi's integers on the images or frames, and which large weights
             they clip: none (max), the largest 0.1 % (percentile), by mean square error, or by spikes.
-        bits: of Loihi's weights, 2 to 8.
+        bits: of Loihi's weights, 2 to 9.
+        grid: put the encoder's image and noise on so many levels per unit, so that chips can draw it.
         json: print what calibration did as JSON.
     """
-    from rsc.commands import quantised, write_for_netx
+    from rsc.commands import on_grid, quantised, write_for_netx
     from rsc.export.loihi import lower
     from rsc.export.writer import write_program
     from rsc.files import write_atomic
 
-    loaded, rows = reading.program(program), ()
+    loaded, rows = on_grid(reading.program(program), grid), ()
     if calibrate is not None or bits != 8:
         material = None if calibrate is None else feed.material(program)
         loaded, rows = quantised(loaded, material, calibrate or "max", bits, feed.seed)

@@ -93,13 +93,15 @@ class Material:
         if self.frames is not None:
             return model.run_frames(self.frames, probe)
         data = self.images()
+        if data.frames:
+            return model.run_frames(np.moveaxis(np.asarray(data.images), 1, 0), probe)
         if model.program.encoder is None:
             raise InputRefused(
                 "This program has no encoder.",
                 "It cannot take images.",
                 "Give ready-made frames with --input.",
             )
-        return model.run(data.images, Keys(seed, data.ids), probe)
+        return model.run(np.asarray(data.images), Keys(seed, data.ids), probe)
 
 
 def _trained_on(path: Path) -> str:

@@ -2,5 +2,6 @@
 
 from rsc.training.config import EncoderConfig, TrainConfig, read_config
 from rsc.training.fit import EpochStats, Trained, fit
+from rsc.training.run_folder import RunFolder
 
-__all__ = ["EncoderConfig", "EpochStats", "TrainConfig", "Trained", "fit", "read_config"]
+__all__ = ["EncoderConfig", "EpochStats", "RunFolder", "TrainConfig", "Trained", "fit", "read_config"]

@@ -1,37 +1,42 @@
-"""The training loop: AdamW, one cycle, cross-entropy on the logits averaged over time."""
+"""Train a network on a split: in memory, or as a run in a folder that outlives its process."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rsc.coding import draw_noise, encode_torch
 from rsc.data import Dataset
-from rsc.errors import RscError
 from rsc.networks import SpikingSequential, build
 from rsc.program import EncoderSpec
+from rsc.training.checkpoint import Checkpoints, Snapshot
 from rsc.training.config import TrainConfig
+from rsc.training.distributed import world
+from rsc.training.ema import averaged
+from rsc.training.interrupts import Deferred
+from rsc.training.job import Job, Probe, View, make_job
+from rsc.training.keeper import FolderKeeper, Keeper
+from rsc.training.loop import train
+from rsc.training.metrics import EpochStats
+from rsc.training.objective import ObjectiveContext, build_objective
+from rsc.training.optimiser import make_optimiser
+from rsc.training.run_folder import RunFolder
+from rsc.training.state import TrainState, restore
 
-
-@dataclasses.dataclass(frozen=True)
-class EpochStats:
-    """One line of the training log; `rate` is images per second."""
-
-    epoch: int
-    epochs: int
-    loss: float
-    accuracy: float
-    rate: float
+__all__ = ["EpochStats", "Probe", "Trained", "View", "fit"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained network (in eval mode), the encoder it was trained with, and its log."""
+    """A trained network (in eval mode, on the CPU), the encoder it was trained with, and its log.
+
+    Fields:
+        wall_s: seconds of all epochs, those before an interruption included.
+    """
 
     network: SpikingSequential
     encoder: EncoderSpec
@@ -40,71 +45,94 @@ class Trained:
 
 
 def fit(
-    config: TrainConfig, data: Dataset, on_epoch: Callable[[EpochStats], None] = lambda stats: None
+    config: TrainConfig,
+    data: Dataset,
+    on_epoch: Callable[[EpochStats], None] = lambda stats: None,
+    *,
+    start: SpikingSequential | None = None,
+    view: View | None = None,
+    run: RunFolder | None = None,
+    probe: Probe | None = None,
 ) -> Trained:
-    """Train a network on one split.
+    """Train a network on one split. Under torchrun all ranks call it and get the same network.
 
     Args:
         config: what to train and how; everything random follows from `config.seed`.
         data: the training split.
-        on_epoch: called after every epoch.
+        on_epoch: called after every epoch, on rank 0.
+        start: a network to train further instead of a fresh one; it is changed.
+        view: parameters by name that take the place of the network's own in each forward pass, as functions
+            of these (weights on a grid, say); called once per forward pass.
+        run: where to keep checkpoints and log, and whether to go on from there. While it trains, Ctrl-C and
+            SIGTERM end the run after the step at hand, saved.
+        probe: measures robustness where the config asks for it.
 
     Raises:
-        RscError: the loss stopped being finite.
+        RscError: the loss stopped being finite; another rank ended.
+        UsageError: the config does not fit data or ranks.
+        InputRefused, MalformedFile, StorageError: the run's folder cannot be used.
+        Interrupted: a signal ended the run; it can be resumed.
     """
+    with world(config.device, config.timeout_s) as ranks, _surroundings(config):
+        job = make_job(config, data, ranks, view, probe)
+        state, network = _fresh(job, start)
+        if run is None:
+            train(job, state, Keeper(), on_epoch)
+        else:
+            with Deferred(insist=ranks.size == 1) as deferred, contextlib.closing(run):
+                saves = run.open(config.checkpoint.keep) if ranks.first else None
+                _resume(job, state, run, saves)
+                train(job, state, FolderKeeper(run, saves, deferred), on_epoch)
+        return _finished(job, state, network)
+
+
+@contextlib.contextmanager
+def _surroundings(config: TrainConfig) -> Iterator[None]:
+    """The run's number of threads; the global generator, which layers such as dropout use, is put back."""
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
     try:
-        return _fit(config, data, on_epoch)
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if config.device == "cuda" else []):
+            yield
     finally:
         torch.set_num_threads(before)
 
 
-def _fit(config: TrainConfig, data: Dataset, on_epoch: Callable[[EpochStats], None]) -> Trained:
-    start = time.perf_counter()
-    encoder = config.encoder.spec((float(data.images.mean()),), (float(data.images.std()),))
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        network = build(config.network, data.images.shape[1:], len(data.labels))
-    images, targets = torch.from_numpy(data.images), torch.from_numpy(data.targets)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    per_epoch = -(-len(data) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.lr, total_steps=config.epochs * per_epoch, cycle_momentum=False
+def _fresh(job: Job, start: SpikingSequential | None) -> tuple[TrainState, SpikingSequential]:
+    """A state before the first step, and the network that the weights end in."""
+    config, device = job.config, job.world.device
+    torch.manual_seed(config.seed)
+    network = start
+    if network is None:
+        network = build(config.network, job.train.images.shape[1:], len(job.train.labels))
+    trained: nn.Module = network.to(device)
+    if job.world.size > 1 and device.type == "cuda":  # batch statistics over all ranks; CUDA only
+        trained = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network))
+    if config.channels_last:
+        trained = trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    context = ObjectiveContext(job.train, config.network, job.encoder, device)
+    state = TrainState(
+        trained,
+        make_optimiser(config, trained),
+        build_objective(config.minimised, context),
+        torch.Generator(device),
+        averaged(trained) if config.optimiser.ema else None,
     )
-    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    history = []
-    network.train()
-    for epoch in range(config.epochs):
-        began, loss_sum, hits = time.perf_counter(), 0.0, 0
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        for batch in _batches(len(data), config.batch_size, config.seed, epoch):
-            x, y = images[batch], targets[batch]
-            logits = network(encode_torch(encoder, x, draw_noise(encoder, x, generator))).mean(0)
-            loss = criterion(logits, y)
-            _require_finite(loss, epoch)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            loss_sum += loss.item() * len(y)
-            hits += int((logits.argmax(1) == y).sum())
-        rate = len(data) / (time.perf_counter() - began)
-        history.append(EpochStats(epoch + 1, config.epochs, loss_sum / len(data), hits / len(data), rate))
-        on_epoch(history[-1])
-    return Trained(network.eval(), encoder, tuple(history), time.perf_counter() - start)
+    return state, network
 
 
-def _batches(n: int, size: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """Index batches of one epoch; their order depends on (seed, epoch) alone."""
-    order = torch.from_numpy(np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n))
-    yield from order.split(size)
+def _resume(job: Job, state: TrainState, run: RunFolder, saves: Checkpoints | None) -> None:
+    """Go on from the newest checkpoint, which rank 0 reads for all; without one begin at the beginning."""
+    data = job.world.share(saves.newest() if saves is not None else None)
+    if data is not None:
+        restore(state, Snapshot.from_bytes(data), job.identity)
+    if saves is not None:
+        run.start(job.config, state.history)
 
 
-def _require_finite(loss: Tensor, epoch: int) -> None:
-    if not torch.isfinite(loss):
-        raise RscError(
-            f"Training stopped in epoch {epoch + 1}.",
-            f"The loss is {loss.item()}.",
-            "Lower the learning rate.",
-        )
+def _finished(job: Job, state: TrainState, network: SpikingSequential) -> Trained:
+    weights = state.best if state.best else state.evaluated.state_dict()
+    network.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network.load_state_dict({k: v.to("cpu") for k, v in weights.items()})
+    history = tuple(state.history)
+    return Trained(network.eval(), job.encoder, history, sum(stats.seconds for stats in history))

@@ -1,0 +1,105 @@
+"""The verb `rsc train`."""
+
+# pyright: reportInvalidTypeForm=false
+# (verbs have parameters called `json`, as their options are)
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from rsc.console import emit, progress, show
+from rsc.errors import UnsupportedNode
+
+if TYPE_CHECKING:
+    from rsc.training import EpochStats
+
+
+def train(
+    config: Annotated[Positional[Path], arg(metavar="CONFIG")],
+    out: Path,
+    resume: bool = False,
+    data_root: Path | None = None,
+    qat: Literal["loihi"] | None = None,
+    json: bool = False,
+) -> None:
+    """Train a network from a TOML file and write a bundle; Ctrl-C saves the run, --resume goes on with it.
+
+    Args:
+        config: see examples/configs/ and docs/training.md.
+        out: folder of the run, at the end a bundle, too: settings, log, checkpoints.
+        resume: go on from the newest checkpoint in OUT; start there if it has none.
+        data_root: folder of data sets that are not embedded.
+        qat: fine-tune on the grid of this target's integers afterwards; [qat] of the config says how.
+        json: print the measured figures as JSON.
+    """
+    import msgspec
+
+    from rsc import pipeline
+    from rsc.training import RunFolder, read_config
+    from rsc.training.distributed import is_first
+
+    settings = read_config(config)
+    if data_root is not None:
+        settings = msgspec.structs.replace(settings, data_root=str(data_root))
+    if qat is not None:
+        settings = msgspec.structs.replace(settings, qat=msgspec.structs.replace(settings.qat, target=qat))
+    if settings.network.neuron == "relu":
+        raise UnsupportedNode(
+            "An ANN has no deployable program.", "ReLU is no NIR neuron.", "Use neuron = 'lif'."
+        )
+    run = RunFolder(out, resume)
+    if is_first():
+        run.require_usable()
+    with progress() as listener:
+        if is_first():
+            listener.stage(f"training {config.stem}")
+        splits = pipeline.load_splits(settings)
+        trained = pipeline.train_network(settings, splits[0], lambda stats: _tell(listener, stats), run)
+        if not is_first():
+            return
+        packed = pipeline.pack(trained, settings, config.stem, splits)
+        bundle = pipeline.to_bundle(packed, settings, config.stem)
+        pipeline.save_run(bundle, out)
+    if json:
+        emit(bundle.metrics)
+    else:
+        clean = packed.clean.per_run
+        show(
+            f"{config.stem}: clean accuracy {clean.value:.3f} "
+            f"[{clean.interval.low:.3f}, {clean.interval.high:.3f}] per run, {clean.n} images. Bundle: {out}"
+        )
+
+
+def _tell(listener: Any, stats: EpochStats) -> None:
+    """Where training stands: beside the bar on a terminal, one line per epoch in a log."""
+    listener.advance(stats.epoch, stats.epochs)
+    bars = getattr(listener, "bars", None)
+    if bars is None:
+        sys.stderr.write(f"{epoch_line(stats)}\n")
+        sys.stderr.flush()
+    else:
+        bars.update(listener.task, description=epoch_line(stats))
+
+
+def epoch_line(stats: EpochStats) -> str:
+    """An epoch in one line."""
+    parts = [
+        f"epoch {stats.epoch}/{stats.epochs}",
+        f"loss {stats.loss:.4f}",
+        f"accuracy {stats.accuracy:.3f}",
+    ]
+    if stats.validation:
+        parts.append(f"validation {stats.validation['vote']:.3f}")
+    parts += [f"{name} {value:.3f}" for name, value in stats.robustness.items() if name != "clean"]
+    return "  ".join([*parts, f"{stats.rate:.0f} images/s", f"{_duration(stats.remaining_s)} left"])
+
+
+def _duration(seconds: float) -> str:
+    """Time as people say it."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{whole} s"

@@ -1,0 +1,128 @@
+"""`rsc train` as a user meets it: a run folder that becomes a bundle, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rsc.bundle import Bundle
+from rsc.cli import main
+from rsc.cli_train import epoch_line
+from rsc.errors import InputRefused
+from rsc.training import EpochStats, read_config
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+epochs = {epochs}
+batch_size = 128
+[network]
+name = "mlp"
+channels = [8]
+[encoder]
+steps = 2
+sigma = 0.2
+[validation]
+fraction = 0.1
+draws = 3
+[robustness]
+every = 2
+images = 8
+steps = 2
+eot = 1
+draws = 2
+"""
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_a_run_becomes_a_bundle_and_keeps_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.toml").write_text(CONFIG.format(epochs=2))
+    out = tmp_path / "runs" / "a"
+    code, text, err = call(capsys, "train", tmp_path / "c.toml", "--out", out, "--json")
+    assert code == 0, err
+    assert json.loads(text)["test_images"] == 500
+    assert "epoch 2/2" in err
+    assert "images/s" in err
+    assert " left" in err
+    assert Bundle.load(out).config["epochs"] == 2
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_bytes().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert all(set(row["validation"]) == {"per_run", "vote"} for row in rows)
+    assert [sorted(row["robustness"]) for row in rows] == [[], ["clean", "fgsm", "pgd"]]
+    assert rows[1]["robustness"]["pgd"] <= rows[1]["robustness"]["clean"]
+    assert read_config(out / "resolved.toml") == read_config(tmp_path / "c.toml")
+    assert (out / "checkpoints" / "best.safetensors").is_file()
+    assert sorted(os.listdir(tmp_path / "runs")) == ["a"]
+
+    before = {p: p.read_bytes() for p in out.rglob("*.safetensors")}
+    code, _, err = call(capsys, "train", tmp_path / "c.toml", "--out", out)
+    assert code == 4
+    assert "--resume" in err
+    code, again, err = call(capsys, "train", tmp_path / "c.toml", "--out", out, "--resume", "--json")
+    assert code == 0, err
+    assert json.loads(again) == json.loads(text)
+    assert {p: p.read_bytes() for p in out.rglob("*.safetensors")} == before
+
+
+def test_a_stopped_run_is_saved_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "long.toml").write_text(CONFIG.format(epochs=100000))
+    command = [sys.executable, "-m", "rsc.cli", "train", "long.toml", "--out", "b"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        while "epoch 3/" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        err = process.stderr.read()
+    assert process.returncode == 143, err
+    assert "error: Terminated in epoch" in err
+    assert "--resume" in err
+    assert "Traceback" not in err
+    assert sorted(os.listdir(tmp_path)) == ["b", "long.toml"]
+    assert sorted(os.listdir(tmp_path / "b")) == ["checkpoints", "metrics.jsonl", "resolved.toml"]
+    (tmp_path / "short.toml").write_text(CONFIG.format(epochs=5))
+    code, _, err = call(capsys, "train", tmp_path / "short.toml", "--out", tmp_path / "b", "--resume")
+    assert code == 4
+    assert "config.epochs 100000, now 5" in err
+
+
+def test_an_ann_is_refused_before_it_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.toml").write_text('[network]\nneuron = "relu"')
+    code, _, err = call(capsys, "train", tmp_path / "c.toml", "--out", tmp_path / "b")
+    assert code == 4
+    assert "ANN" in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_data_root_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.toml").write_text('dataset = "mnist"')
+    code, _, err = call(
+        capsys, "train", tmp_path / "c.toml", "--out", tmp_path / "b", "--data-root", tmp_path / "nowhere"
+    )
+    assert code == InputRefused.exit_code
+    assert "nowhere" in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_epoch_is_one_line() -> None:
+    stats = EpochStats(3, 90, 0.5, 0.75, 1234.5, 0.1, 60.0, 5220.0, {"vote": 0.7}, {"clean": 1.0, "pgd": 0.2})
+    line = (
+        "epoch 3/90  loss 0.5000  accuracy 0.750  validation 0.700  pgd 0.200  1234 images/s  1 h 27 min left"
+    )
+    assert epoch_line(stats) == line
