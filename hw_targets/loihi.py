@@ -7,7 +7,6 @@ steps later on Loihi, where every connection takes a step.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Collection, Iterator, Mapping
 
@@ -20,11 +19,13 @@ from rsc.export import loihi as lowering
 from rsc.hw_targets.base import DeployedModel, StepsResult, refuse_errors
 from rsc.hw_targets.loihi_gradient import Relaxation
 from rsc.hw_targets.loihi_lif import LifRun, LifTrace, Neurons, run_lif
+from rsc.hw_targets.loihi_record import Part, join, said
 from rsc.hw_targets.loihi_synapses import Synapses
+from rsc.hw_targets.loihi_tiles import Tiles, is_prompt
 from rsc.layered import CONSTANT, Layer, LayeredProgram
-from rsc.neurons.surrogate import SURROGATES, Surrogate
+from rsc.neurons.surrogates import SURROGATES, Surrogate
 from rsc.program import Program
-from rsc.results import Issue, Probe, SpikeRecord, Unavailable
+from rsc.results import Issue, Probe, Unavailable
 
 _CHUNK_VALUES = 1 << 22  # values of the widest layer held at a time, so that they stay in caches
 
@@ -92,6 +93,7 @@ class LoihiModel(DeployedModel):
             ]
             for layer in layered.layers
         }
+        self._tiles = Tiles(layered, self._synapses, device) if is_prompt(layered) else None
 
     def timing(self) -> dict[str, int]:
         """Layer or input -> steps on Loihi by which its step t comes after input frame t."""
@@ -117,12 +119,14 @@ class LoihiModel(DeployedModel):
             activity, _ = self._activity(fed)
             lead, names = next(iter(fed.values())).shape[:2], self.layered.by_name
             traces = {layer.name: trace for layer, trace in self._traces(activity, lead, names)}
-            exact = self._outputs({n: _output(names[n], t) for n, t in traces.items()})
+            exact = self._outputs({n: said(names[n], t) for n, t in traces.items()})
         wiring = Relaxation(self.layered, self._synapses, self._neurons, self.surrogate)
         return wiring.outputs(frames, activity, traces, exact)
 
     @torch.inference_mode()
     def _steps(self, frames: Mapping[str, np.ndarray], probe: Probe) -> StepsResult:
+        if self._tiles is not None:
+            return join(self._tiles.run(frames, probe))
         steps, batch = next(iter(frames.values())).shape[:2]
         widths = [math.prod(source.shape) for source in self.layered.inputs]
         widths += [sum(math.prod(layer.shape) for layer in group) for group in self.layered.groups()]
@@ -131,20 +135,20 @@ class LoihiModel(DeployedModel):
             self._chunk({name: f[:, i : i + size] for name, f in frames.items()}, probe)
             for i in range(0, batch, size)
         ]
-        return _join(parts)
+        return join(parts)
 
-    def _chunk(self, frames: Mapping[str, np.ndarray], probe: Probe) -> _Part:
+    def _chunk(self, frames: Mapping[str, np.ndarray], probe: Probe) -> Part:
         lead = next(iter(frames.values())).shape[:2]
         activity, clipped = self._activity(frames)
-        part = _Part(clipped)
+        part = Part(clipped)
         spoken = {name for _, names in self.layered.outputs for name in names}
         readouts = {layer.name for layer in self.layered.layers if layer.name in spoken and layer.readout}
-        said: dict[str, np.ndarray] = {}
+        heard: dict[str, np.ndarray] = {}
         for layer, trace in self._traces(activity, lead, probe.states | readouts):
             part.keep(layer, trace, probe)
             if layer.name in spoken:
-                said[layer.name] = _output(layer, trace)
-        part.outputs = self._outputs(said)
+                heard[layer.name] = said(layer, trace)
+        part.outputs = self._outputs(heard)
         return part
 
     def _activity(self, frames: Mapping[str, np.ndarray]) -> tuple[dict[str, Tensor], int]:
@@ -157,10 +161,10 @@ class LoihiModel(DeployedModel):
             saturated += clipped
         return activity, saturated
 
-    def _outputs(self, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _outputs(self, heard: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Output node -> sum of what its layers say."""
         return {
-            name: sum((said[layer] for layer in layers[1:]), said[layers[0]])
+            name: sum((heard[layer] for layer in layers[1:]), heard[layers[0]])
             for name, layers in self.layered.outputs
         }
 
@@ -225,49 +229,3 @@ class LoihiModel(DeployedModel):
                         a += sums
                 runs[layer.name].step(t, a)
         return [runs[layer.name].trace() for layer in group]
-
-
-def _output(layer: Layer, trace: LifTrace) -> np.ndarray:
-    """What a layer says per step, float64: spikes, what an accumulator gains, or the state of a readout."""
-    if not layer.readout or trace.v is None:
-        return trace.spikes.cpu().numpy().astype(np.float64)
-    v = trace.v.cpu().numpy().astype(np.float64)
-    unit = 64 * layer.scale
-    if layer.readout == "state":
-        return v / unit + layer.offset
-    before = np.broadcast_to(np.asarray(layer.v_init, np.float64), v[:1].shape)
-    return np.diff(v, axis=0, prepend=before) / unit
-
-
-@dataclasses.dataclass
-class _Part:
-    """Results of one chunk of the batch."""
-
-    saturated: int = 0
-    outputs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    counts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    rasters: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    states: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    def keep(self, layer: Layer, trace: LifTrace, probe: Probe) -> None:
-        self.saturated += trace.saturated
-        if probe.counts and not layer.readout:
-            ones = trace.spikes.view(torch.uint8).sum(0, dtype=torch.int32)  # ten times quicker than int64
-            self.counts[layer.name] = ones.cpu().numpy().astype(np.int64)
-        if layer.name in probe.spikes:
-            self.rasters[layer.name] = trace.spikes.cpu().numpy()
-        if layer.name in probe.states and trace.u is not None and trace.v is not None:
-            self.states[f"{layer.name}.u"] = trace.u.cpu().numpy().astype(np.int64)
-            self.states[f"{layer.name}.v"] = trace.v.cpu().numpy().astype(np.int64)
-
-
-def _join(parts: list[_Part]) -> StepsResult:
-    """Chunks side by side along the batch axis (0 of counts, 1 of everything over time)."""
-    first = parts[0]
-    spikes = SpikeRecord(
-        counts={k: np.concatenate([p.counts[k] for p in parts]) for k in first.counts},
-        rasters={k: np.concatenate([p.rasters[k] for p in parts], 1) for k in first.rasters},
-        states={k: np.concatenate([p.states[k] for p in parts], 1) for k in first.states},
-    )
-    outputs = {k: np.concatenate([p.outputs[k] for p in parts], 1) for k in first.outputs}
-    return StepsResult(outputs, spikes, sum(p.saturated for p in parts))

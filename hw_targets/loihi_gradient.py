@@ -24,7 +24,7 @@ from torch import Tensor
 from rsc.hw_targets.loihi_lif import LifTrace, Neurons, before_reset, recorded
 from rsc.hw_targets.loihi_synapses import Synapses
 from rsc.layered import CONSTANT, Layer, LayeredProgram
-from rsc.neurons.surrogate import Surrogate
+from rsc.neurons.surrogates import Surrogate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Relaxation:
             exact: Output node -> values of the integer model.
         """
         dtype = next(iter(frames.values())).dtype
-        values: dict[str, Sequence[Tensor]] = {}
+        values: dict[str, Tensor | Sequence[Tensor]] = {}
         for source in self.layered.inputs:
             name = source.name
             most = source.maximum + 0.5
@@ -89,7 +89,7 @@ class Relaxation:
         ]
         return _Path(layer, self.neurons[layer.name], trace, terms, self.surrogate, dtype)
 
-    def _outside(self, path: _Path, values: Mapping[str, Sequence[Tensor]]) -> Tensor:
+    def _outside(self, path: _Path, values: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
         """Sums [T, B, ...] from sources that have run already; those terms are taken off the path."""
         total = torch.zeros_like(path.trace.spikes, dtype=path.dtype)
         for term in list(path.terms):
@@ -139,7 +139,7 @@ class _Path:
         self.u = torch.zeros_like(self.h[0], dtype=dtype)
         self.v = self.u + neurons.v_init
 
-    def step(self, t: int, a: Tensor, values: Mapping[str, Sequence[Tensor]]) -> None:
+    def step(self, t: int, a: Tensor, values: Mapping[str, Tensor | Sequence[Tensor]]) -> None:
         """Step t, with the sums that arrive from outside."""
         for term in self.terms:
             if term.k <= t:

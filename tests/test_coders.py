@@ -44,7 +44,7 @@ def moments(name: str) -> tuple[float, np.ndarray]:
     if spec.kind in ("bernoulli", "signed"):
         variance = np.full(8, 0.25 * 0.75)
     else:
-        # Rounding to a grid of 16 adds 1/12 of a step squared (Sheppard; the rest is below 1e-100 at 8 steps).
+        # Rounding to a grid of 16 adds 1/12 of a step squared (Sheppard; the rest is below 1e-100).
         variance = np.array(spec.sigmas) ** 2 + (1 / (12 * 16**2) if spec.grid else 0)
     together = spec.kind == "rsc1" or spec.shared
     return 0.25, np.sqrt(np.outer(variance, variance)) if together else np.diag(variance)

@@ -12,7 +12,7 @@ from torch import Tensor
 from rsc.errors import UsageError
 from rsc.hw_targets.loihi import LoihiModel
 from rsc.layered import CONSTANT, Connection, Layer, LayeredProgram
-from rsc.neurons.surrogate import SURROGATES
+from rsc.neurons.surrogates import SURROGATES
 from rsc.results import Probe
 
 CPU = torch.device("cpu")
