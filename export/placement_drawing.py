@@ -10,12 +10,14 @@ from __future__ import annotations
 import colorsys
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from html import escape
 
 from rsc.export.placement import CoreUse, Placement
 from rsc.export.placement_traffic import Traffic
 
+LINE_CHARACTERS = 76  # of text that fit the narrowest drawing
 MOST_CHIPS, MOST_LINKS = 32, 128  # drawn; a line of text tells what is left out
 _TILE, _GAP, _MARGIN, _LINE = 26, 4, 16, 18
 _COLUMNS, _CHIPS_ABREAST = 16, 2
@@ -81,14 +83,14 @@ def _summary(placement: Placement) -> list[str]:
     if errors:
         lines.append(f"It does not fit: {len(errors)} finding{'' if len(errors) == 1 else 's'}.")
     if placement.unplaced:
-        lines.append(_short(f"On no core: {', '.join(placement.unplaced)}.", 110))
+        lines.append(_short(f"On no core: {', '.join(placement.unplaced)}.", LINE_CHARACTERS))
     return lines
 
 
 def _notes(placement: Placement, traffic: Traffic | None) -> Iterator[str]:
     if placement.unknown:
         names = ", ".join(name.replace("_", " ") for name in placement.unknown)
-        yield _short(f"Not public, not checked: {names}.", 110)
+        yield from textwrap.wrap(f"Not public, not checked: {names}.", LINE_CHARACTERS)
     if placement.chips > MOST_CHIPS:
         yield f"The first {MOST_CHIPS} of {placement.chips} chips are drawn."
     if traffic is not None:
