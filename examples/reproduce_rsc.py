@@ -55,10 +55,10 @@ class Size(msgspec.Struct, frozen=True):
     """How much is measured: images scored and attacked, votes, PGD steps, EOT draws, images counted."""
 
     scored: int = 2000
-    attacked: int = 500
+    attacked: int = 300
     votes: int = 10
     steps: int = 20
-    eot: int = 5
+    eot: int = 4
     counted: int = 200
 
 
@@ -129,11 +129,12 @@ def markdown(found: dict[str, Any]) -> str:
         "",
         f"rsc-snn {made['rsc-snn']}, torch {made['torch']}, {made['cpu']}; {minutes:.0f} minutes in all.",
         "One seed per row. Accuracies in percent with 95 % intervals over the images: per run, and by a vote",
-        f"of {size['votes']} runs. Clean: {size['scored']:,} test images; attacked: the first {size['attacked']}.",
-        f"PGD takes {size['steps']} steps; both attacks average {size['eot']} noise draws per gradient (EOT) and",
-        "are scored on noise they never saw. AT: adversarial training on FGSM images of 8/255.",
+        f"of {size['votes']} runs. Clean: {size['scored']:,} test images; attacked: the first",
+        f"{size['attacked']}. PGD takes {size['steps']} steps; both attacks average {size['eot']} noise",
+        "draws per gradient (EOT) and are scored on noise they never saw. AT: adversarial training on",
+        "FGSM images of 8/255.",
         "",
-        "| | clean per run | clean vote | FGSM 8/255 per run | PGD 8/255 per run | PGD 8/255 vote | QTE of PGD |",
+        "| | clean, run | clean, vote | FGSM 8/255, run | PGD 8/255, run | PGD 8/255, vote | QTE of PGD |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -159,8 +160,8 @@ def markdown(found: dict[str, Any]) -> str:
         lines.append(f"| {row['name']} | " + " | ".join(f"{100 * v['value']:.1f}" for v in values) + " |")
     lines += [
         "",
-        "Operations of one decision without votes: accumulates are synaptic operations, multiply-accumulates",
-        "the first layer on real-valued frames (once where all frames are the same), or all layers of an ANN.",
+        "Operations of one decision without votes: accumulates are synaptic operations; multiply-accumulates",
+        "those of the first layer on real-valued frames (once where all are the same), or of an ANN's layers.",
         "",
         "| | accumulates | multiply-accumulates | training, s |",
         "|---|---|---|---|",

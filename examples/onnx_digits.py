@@ -1,0 +1,15 @@
+"""Digits by majority vote with nothing but numpy and ONNX Runtime: python onnx_digits.py MODEL.onnx DIGITS.npz
+
+MODEL.onnx: rsc export BUNDLE --to onnx --noise graph --votes 15. DIGITS.npz: images [B, 1, 8, 8] in 0..1, targets.
+"""
+
+import sys
+
+import numpy as np
+import onnxruntime
+
+model = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+digits = np.load(sys.argv[2])
+votes, prediction = model.run(["votes", "prediction"], {"image": digits["images"]})
+print(f"{len(votes)} digits, {votes[0].sum()} noisy runs each")
+print(f"accuracy {(prediction == digits['targets']).mean():.3f}")
