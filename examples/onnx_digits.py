@@ -1,6 +1,7 @@
-"""Digits by majority vote with nothing but numpy and ONNX Runtime: python onnx_digits.py MODEL.onnx DIGITS.npz
+"""Digits by majority vote with numpy and ONNX Runtime alone: python onnx_digits.py MODEL.onnx DIGITS.npz
 
-MODEL.onnx: rsc export BUNDLE --to onnx --noise graph --votes 15. DIGITS.npz: images [B, 1, 8, 8] in 0..1, targets.
+MODEL.onnx: rsc export BUNDLE --to onnx --noise graph --votes 15.
+DIGITS.npz: images float32 [B, 1, 8, 8] in 0..1, and targets [B].
 """
 
 import sys

@@ -18,6 +18,7 @@ TARGETS: dict[str, tuple[str, str]] = {
     "reference": ("rsc.hw_targets.reference", "ReferenceTarget"),
     "torch": ("rsc.hw_targets.torch", "TorchTarget"),
     "norse": ("rsc.hw_targets.norse", "NorseTarget"),
+    "onnxruntime": ("rsc.hw_targets.onnxruntime", "OnnxRuntimeTarget"),
     "loihi": ("rsc.hw_targets.loihi", "LoihiTarget"),
     "lava": ("rsc.hw_targets.lava", "LavaTarget"),
 }

@@ -29,7 +29,7 @@ from third_party import target_of
 
 from rsc.files import write_atomic
 
-OURS = ("reference", "torch", "norse")
+OURS = ("reference", "torch", "norse", "onnxruntime")
 INTEGERS = "`loihi` = `lava`"  # head of the column that holds the two against each other
 SECONDS = 10
 FILE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
@@ -47,10 +47,11 @@ written out, or from scipy. `python tests/conformance/matrix.py` writes this pag
 - **deviates**: it runs and gives other numbers. **hangs**: no answer in ten seconds.
 - **partly**: some cases exact; the rest as said.
 
-`reference`, `torch` and `norse` are targets of this package; `norse` rewrites a graph into what Norse
-runs exactly. The other columns are the tools' own importers, given the graph from a file that nir.write
-wrote, their time step where they take one, and time constants in their unit; rules that they cannot be told
-count as refused. Each row isolates what it names: where it is about structure, the neurons are of the kind
+`reference`, `torch`, `norse` and `onnxruntime` are targets of this package; `norse` rewrites a graph into
+what Norse runs exactly, `onnxruntime` runs it as one ONNX model. The other columns are the tools' own
+importers, given the graph from a file that nir.write wrote, their time step where they take one, and time
+constants in their unit; rules that they cannot be told count as refused. Each row isolates what it names:
+where it is about structure, the neurons are of the kind
 that every tool reads.
 
 `loihi` and `lava` quantise, so they cannot give the numbers of the cases to the last bit. What must hold is

@@ -27,8 +27,9 @@ from rsc.export.writer import write_program
 from rsc.hw_targets import TARGETS, deploy
 from rsc.results import Probe
 
-RUN = under_test("reference", "torch:float64", "torch:float32", "norse:float64")
-STREAMING = under_test("reference", "torch:float64")
+ONNX = ("onnxruntime:float64", "onnxruntime:float32")
+RUN = under_test("reference", "torch:float64", "torch:float32", "norse:float64", *ONNX)
+STREAMING = under_test("reference", "torch:float64", "onnxruntime:float64")
 
 # Targets that the table does not fit, with what holds them to account instead.
 ELSEWHERE = {

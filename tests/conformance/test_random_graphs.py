@@ -27,7 +27,7 @@ from rsc.results import Probe, RunResult
 EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True)
 
 
-SPECS = under_test("reference", "torch:float64")
+SPECS = under_test("reference", "torch:float64", "onnxruntime:float64")
 
 
 def recorded(program: Program, spec: str, x: np.ndarray) -> RunResult | None:
