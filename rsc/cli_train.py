@@ -15,7 +15,7 @@ from rsc.console import emit, progress, show
 from rsc.errors import UnsupportedNode
 
 if TYPE_CHECKING:
-    from rsc.training import EpochStats
+    from rsc.training import EpochStats, TrainConfig
 
 
 def train(
@@ -24,6 +24,8 @@ def train(
     resume: bool = False,
     data_root: Path | None = None,
     qat: Literal["loihi"] | None = None,
+    synops_weight: float = 0.0,
+    interval_eps: str | None = None,
     json: bool = False,
 ) -> None:
     """Train a network from a TOML file and write a bundle; Ctrl-C saves the run, --resume goes on with it.
@@ -34,6 +36,8 @@ def train(
         resume: go on from the newest checkpoint in OUT; start there if it has none.
         data_root: folder of data sets that are not embedded.
         qat: fine-tune on the grid of this target's integers afterwards; [qat] of the config says how.
+        synops_weight: weight of a loss on the share of all synaptic operations that spikes cause.
+        interval_eps: half of the loss asks for the margin on a whole L_inf box of this radius, e.g. 8/255.
         json: print the measured figures as JSON.
     """
     import msgspec
@@ -47,6 +51,7 @@ def train(
         settings = msgspec.structs.replace(settings, data_root=str(data_root))
     if qat is not None:
         settings = msgspec.structs.replace(settings, qat=msgspec.structs.replace(settings.qat, target=qat))
+    settings = _with_terms(settings, synops_weight, interval_eps)
     if settings.network.neuron == "relu":
         raise UnsupportedNode(
             "An ANN has no deployable program.", "ReLU is no NIR neuron.", "Use neuron = 'lif'."
@@ -72,6 +77,25 @@ def train(
             f"{config.stem}: clean accuracy {clean.value:.3f} "
             f"[{clean.interval.low:.3f}, {clean.interval.high:.3f}] per run, {clean.n} images. Bundle: {out}"
         )
+
+
+def _with_terms(settings: TrainConfig, synops_weight: float, interval_eps: str | None) -> TrainConfig:
+    """The settings with the loss terms that were asked for in words; the others share what is left."""
+    import msgspec
+
+    from rsc.training.losses import Interval, SpikeRate
+
+    goal = settings.minimised
+    terms = goal.terms
+    if interval_eps is not None:
+        halved = (msgspec.structs.replace(term, weight=term.weight / 2) for term in terms)
+        terms = (*halved, Interval(weight=0.5, eps=interval_eps))
+    if synops_weight:
+        terms = (*terms, SpikeRate(weight=synops_weight))
+    if terms == goal.terms:
+        return settings
+    goal = msgspec.structs.replace(goal, terms=terms)
+    return msgspec.structs.replace(settings, objective=goal, label_smoothing=0.0)
 
 
 def _tell(listener: Any, stats: EpochStats) -> None:

@@ -171,7 +171,7 @@ def test_targets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "targets", "--json")
     rows = {row["spec"]: row for row in json.loads(out)}
     assert code == 0
-    assert set(rows) == {"reference", "torch", "norse", "loihi", "lava"}
+    assert set(rows) == {"reference", "torch", "norse", "onnxruntime", "loihi", "lava"}
     assert all(row["available"] or (row["reason"] and row["fix"]) for row in rows.values())
 
 

@@ -126,3 +126,18 @@ def test_an_epoch_is_one_line() -> None:
         "epoch 3/90  loss 0.5000  accuracy 0.750  validation 0.700  pgd 0.200  1234 images/s  1 h 27 min left"
     )
     assert epoch_line(stats) == line
+
+
+def test_loss_terms_can_be_asked_for_in_words() -> None:
+    from rsc.cli_train import _with_terms
+    from rsc.training import TrainConfig
+
+    plain = TrainConfig(label_smoothing=0.1)
+    assert _with_terms(plain, 0.0, None) is plain
+    terms = _with_terms(plain, 0.25, "8/255").objective.terms
+    assert [(term.label, term.weight) for term in terms] == [
+        ("cross_entropy/clean", 0.5),
+        ("interval/clean", 0.5),
+        ("spike_rate/clean", 0.25),
+    ]
+    assert terms[0].label_smoothing == 0.1  # type: ignore[union-attr]

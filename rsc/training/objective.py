@@ -197,6 +197,7 @@ class Objective:
             differentiated=config.with_need("image gradient"),
             teacher=self.teacher,
             kept=self._kept,
+            updates=self.updates,
         )
 
 

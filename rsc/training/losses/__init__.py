@@ -4,6 +4,7 @@ from rsc.training.losses.adversarial import Attack, maximise
 from rsc.training.losses.cross_entropy import CrossEntropy
 from rsc.training.losses.distillation import Distillation
 from rsc.training.losses.gradient_sparsity import GradientSparsity
+from rsc.training.losses.interval import Interval
 from rsc.training.losses.passes import Pass, Passes
 from rsc.training.losses.presynaptic import PreSynaptic
 from rsc.training.losses.spike_rate import SpikeRate
@@ -11,7 +12,7 @@ from rsc.training.losses.term import Input, Term
 from rsc.training.losses.tet import Tet
 from rsc.training.losses.trades import Trades
 
-AnyTerm = CrossEntropy | Tet | Distillation | PreSynaptic | Trades | GradientSparsity | SpikeRate
+AnyTerm = CrossEntropy | Tet | Distillation | PreSynaptic | Trades | GradientSparsity | SpikeRate | Interval
 
 __all__ = [
     "AnyTerm",
@@ -20,6 +21,7 @@ __all__ = [
     "Distillation",
     "GradientSparsity",
     "Input",
+    "Interval",
     "Pass",
     "Passes",
     "PreSynaptic",

@@ -60,6 +60,7 @@ class Passes:
         recorded, differentiated: images whose pass keeps currents and spikes, or the graph of its images.
         teacher: the ANN, if a term needs one.
         kept: values that outlive the step, by name.
+        updates: optimiser steps before this one.
     """
 
     step: Step
@@ -70,6 +71,7 @@ class Passes:
     differentiated: frozenset[Input] = frozenset()
     teacher: Teacher | None = None
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+    updates: int = 0
     _done: dict[Input, Pass] = dataclasses.field(default_factory=dict)
     _answers: dict[Any, Answer] = dataclasses.field(default_factory=dict)
 
