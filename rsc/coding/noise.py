@@ -20,7 +20,7 @@ __all__ = ["STREAMS", "keyed_gaussian_integers", "keyed_integers", "keyed_normal
 
 STREAMS = {"run": 0, "train": 1, "attack": 2, "score": 3, "select": 4, "estimate": 5}
 
-_CHUNK_BLOCKS = 1 << 18  # bounds the working memory to some tens of MB
+_CHUNK_BLOCKS = 1 << 13  # words of so many stay in the cache
 _Draw = Callable[[np.ndarray, np.ndarray], np.ndarray]  # words [4, rows, blocks], step [rows] -> [rows, size]
 
 

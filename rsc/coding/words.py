@@ -29,18 +29,23 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     Returns:
         uint64 [4, n], four random 32-bit words per counter.
     """
-    c0, c1, c2, c3 = counter
+    out = np.array(counter, np.uint64, order="C")
+    c0, c1, c2, c3 = out
+    p0, p1 = np.empty_like(c0), np.empty_like(c0)
     k0, k1 = key
-    for _ in range(_ROUNDS):
-        p0, p1 = _M0 * c0, _M1 * c2
-        c0, c1, c2, c3 = (
-            (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0),
-            p1 & _LOW,
-            (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1),
-            p0 & _LOW,
-        )
+    for _ in range(_ROUNDS):  # in place: the block of words stays in the cache
+        np.multiply(_M0, c0, out=p0)
+        np.multiply(_M1, c2, out=p1)
+        np.right_shift(p1, _SHIFT, out=c0)
+        c0 ^= c1
+        c0 ^= np.uint64(k0)
+        np.right_shift(p0, _SHIFT, out=c2)
+        c2 ^= c3
+        c2 ^= np.uint64(k1)
+        np.bitwise_and(p1, _LOW, out=c1)
+        np.bitwise_and(p0, _LOW, out=c3)
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    return np.stack([c0, c1, c2, c3])
+    return out
 
 
 def tags(draws: np.ndarray, stream: int) -> np.ndarray:
