@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import msgspec
@@ -15,85 +14,87 @@ from toy_models import Linear
 from rsc.errors import UsageError
 from rsc.program import EncoderSpec
 from rsc.results import Keys
-from rsc.robustness.certify import (
-    ABSTAIN,
-    DrawSampler,
-    certify,
-    certify_image,
-    effective_sigma,
-    predict_or_abstain,
-    radius,
-    run_bound,
-)
+from rsc.robustness.certificate import Certificate, certificate_of, inside
+from rsc.robustness.certified import Certified
+from rsc.robustness.certify import ABSTAIN, certify, judge, predict_or_abstain, vote_or_abstain
 from rsc.robustness.predict import Generated, Keyed
-from rsc.robustness.results import CertifyReport, NoiseSource
-from rsc.robustness.statistics import clopper_pearson_low, majority
-
-IMAGE = np.zeros(1, np.float32)
+from rsc.robustness.results import CertifiedImage, CertifyReport
+from rsc.robustness.statistics import majority
 
 
-@dataclasses.dataclass
-class Multinomial:
-    """Runs of a classifier whose class probabilities are known; `shared` is the forbidden short cut."""
-
-    p: np.ndarray
-    rng: np.random.Generator
-    shared: bool = False
-    source: NoiseSource = "keyed"
-    seen: np.ndarray | None = None
-
-    def counts(self, image: np.ndarray, sample: int, n: int, stream: str) -> np.ndarray:
-        """One multinomial sample, or the sample of the selection again."""
-        if self.shared and stream == "estimate" and self.seen is not None:
-            return self.seen
-        self.seen = self.rng.multinomial(n, self.p)
-        return self.seen
+def drawn(
+    p: np.ndarray,
+    rng: np.random.Generator,
+    law: Certificate,
+    n0: int,
+    n: int,
+    alpha: float,
+    shared: bool = False,
+) -> CertifiedImage:
+    """One certificate of a classifier with class probabilities `p`; `shared` is the forbidden short cut."""
+    select = rng.multinomial(n0, p)
+    estimate = select if shared else rng.multinomial(n, p)
+    chosen, counted = (dict(enumerate(t.tolist())) for t in (select, estimate))
+    return judge(0, 0, chosen, counted, law, alpha)
 
 
-def false_certificates(steps: int, equal: bool, naive: bool, trials: int = 2000, alpha: float = 0.01) -> int:
-    """Random F = 1[sum_t w_t . z_t > b]: how often the radius exceeds the exact distance to the border."""
+def false_certificates(
+    sigmas: tuple[float, ...], equal: bool, naive: bool, trials: int = 2000, alpha: float = 0.01
+) -> int:
+    """Random F = 1[sum_t w_t . z_t > b]: how often the radius exceeds the exact distance to the border.
+
+    `equal`: w_t = w / sigma_t^2, for which the radius is tight.
+    """
+    steps, sigma = len(sigmas), np.array(sigmas)
     rng = np.random.default_rng(steps)
-    encoder = EncoderSpec("rsc2", steps, 0.5)
+    law = certificate_of(EncoderSpec("rsc2", steps, step_sigma=sigmas), 6)
     false = 0
     for _ in range(trials):
-        w = np.repeat(rng.normal(size=(1, 6)), steps, 0) if equal else rng.normal(size=(steps, 6))
-        gap = 0.5 * np.linalg.norm(w) * rng.uniform(0.02, 2.5)  # sum_t w_t . x - b, class A = positive
-        p = 0.5 * (1 + math.erf(gap / (0.5 * np.linalg.norm(w)) / math.sqrt(2)))
+        w = rng.normal(size=(1, 6)) / sigma[:, None] ** 2 if equal else rng.normal(size=(steps, 6))
+        noise = float(np.linalg.norm(w * sigma[:, None]))
+        gap = noise * rng.uniform(0.02, 2.5)  # sum_t w_t . x - b, class 0 = positive
+        p = float(stats.norm.cdf(gap / noise))
         distance = gap / np.linalg.norm(w.sum(0))
-        found = certify_image(Multinomial(np.array([p, 1 - p]), rng), IMAGE, 0, 0, encoder, 50, 2000, alpha)
+        found = drawn(np.array([p, 1 - p]), rng, law, 50, 2000, alpha)
         certified = found.radius * (math.sqrt(steps) if naive else 1)
         false += int(found.predicted == 0 and certified > distance)
     return false
 
 
 @pytest.mark.parametrize("equal", [True, False])
-@pytest.mark.parametrize("steps", [1, 4, 16])
-def test_false_certificates_stay_below_alpha(steps: int, equal: bool) -> None:
-    assert false_certificates(steps, equal, naive=False) <= stats.binom.ppf(0.9999, 2000, 0.01)
+@pytest.mark.parametrize("sigmas", [(0.5,), (0.5,) * 4, (0.5,) * 16, (0.1, 0.3, 0.9), (2.0, 0.5)])
+def test_false_certificates_stay_below_alpha(sigmas: tuple[float, ...], equal: bool) -> None:
+    """2,000 random models each; 1 % may be false."""
+    assert false_certificates(sigmas, equal, naive=False) <= stats.binom.ppf(0.9999, 2000, 0.01)
 
 
 @pytest.mark.parametrize("steps", [4, 16])
 def test_the_radius_without_sqrt_t_is_false(steps: int) -> None:
     """The control: smoothing's own formula, blind to the repetition of the image."""
-    assert false_certificates(steps, False, naive=True, trials=800) > 0.1 * 800
-    assert false_certificates(steps, True, naive=True, trials=300) > 0.9 * 300
+    assert false_certificates((0.5,) * steps, False, naive=True, trials=800) > 0.1 * 800
+    assert false_certificates((0.5,) * steps, True, naive=True, trials=300) > 0.9 * 300
 
 
-def test_radius_is_the_exact_distance_for_equal_weights() -> None:
-    """F = 1[w . mean z > 0], T = 4: at the radius the vote is even; just inside it still holds."""
-    encoder = EncoderSpec("rsc2", 4, 0.5)
-    rng = np.random.default_rng(1)
-    w = rng.normal(size=16)
-    w /= np.linalg.norm(w)
-    x = 0.3204 * w
-    p = float(stats.norm.cdf(0.3204 / (0.5 / math.sqrt(4))))
-    r = radius(encoder, p)
-    assert r == pytest.approx(0.3204, rel=1e-9)
-    z = rng.normal(size=(200_000, 4)) * 0.5  # noise along w only; the rest does not matter
+@pytest.mark.parametrize("sigmas", [(0.5,) * 4, (0.2, 0.4, 0.8)])
+def test_radius_is_the_exact_distance_for_weights_that_fit_the_noise(sigmas: tuple[float, ...]) -> None:
+    """F = 1[sum_t w . z_t / sigma_t^2 > 0]: at the radius the vote is even; just inside it still holds."""
+    law, sigma = certificate_of(EncoderSpec("rsc2", len(sigmas), step_sigma=sigmas), 16), np.array(sigmas)
+    precision = float((1 / sigma**2).sum())
+    distance = 0.3204 if len(set(sigmas)) == 1 else 0.2
+    p = float(stats.norm.cdf(distance * math.sqrt(precision)))
+    r = law.radius(p)
+    assert r == pytest.approx(distance, rel=1e-9)
+    assert law.needed(r) == pytest.approx(p, rel=1e-9)
+    z = np.random.default_rng(1).normal(size=(200_000, len(sigmas))) / sigma  # noise along w only
     for scale, holds in ((0.95, True), (1.05, False)):
-        hits = int(((x - scale * r * w) @ w + z.mean(1) > 0).sum())
+        hits = int(((distance - scale * r) * precision + z.sum(1) > 0).sum())
         assert stats.binomtest(hits, 200_000).pvalue < 1e-3
         assert (hits > 100_000) is holds
+
+
+def test_a_step_without_noise_gives_everything_away() -> None:
+    with pytest.raises(UsageError, match="cannot be certified"):
+        certificate_of(EncoderSpec("rsc2", 2, step_sigma=(0.5, 0.0)), 4)
 
 
 @pytest.mark.parametrize("kind", ["rsc1", "rsc2"])
@@ -120,11 +121,11 @@ def test_whole_path_on_keyed_noise_matches_the_closed_form(kind: str, after: boo
 
 def test_selection_and_estimation_must_not_share_samples() -> None:
     """Two classes just below one half: every certificate is false, alpha = 0.05 are allowed."""
-    encoder, p = EncoderSpec("rsc1", 1, 0.5), np.array([0.4995, 0.4995, 0.001])
+    law, p = certificate_of(EncoderSpec("rsc1", 1, 0.5), 1), np.array([0.4995, 0.4995, 0.001])
     false = {}
     for shared in (False, True):
-        sampler = Multinomial(p, np.random.default_rng(0), shared)
-        found = [certify_image(sampler, IMAGE, 0, 0, encoder, 400, 400, 0.05) for _ in range(3000)]
+        rng = np.random.default_rng(0)
+        found = [drawn(p, rng, law, 400, 400, 0.05, shared) for _ in range(3000)]
         false[shared] = sum(i.predicted != ABSTAIN for i in found)
     limit = stats.binom.ppf(0.9999, 3000, 0.05)
     assert false[False] <= limit < false[True]
@@ -150,20 +151,14 @@ def test_streams_and_draws_of_the_procedure_never_meet() -> None:
 
 def test_class_of_the_selection_is_the_one_that_is_bounded() -> None:
     """The larger count of the estimation must not take over (0 selected, 1 more frequent later)."""
-
-    class Turncoat:
-        source: NoiseSource = "keyed"
-
-        def counts(self, image: np.ndarray, sample: int, n: int, stream: str) -> np.ndarray:
-            return np.array([n]) if stream == "select" else np.array([0, n])
-
-    found = certify_image(Turncoat(), IMAGE, 0, 1, EncoderSpec("rsc1", 1, 1.0), 10, 100, 0.01)
+    found = judge(0, 1, {0: 10}, {1: 100}, certificate_of(EncoderSpec("rsc1", 1, 1.0), 1), 0.01)
     assert (found.predicted, found.radius, found.p_low) == (ABSTAIN, 0.0, 0.0)
 
 
 def test_ceiling_of_sampling_is_the_published_one() -> None:
     """Phi^-1 of the bound when all n agree, alpha = 0.001 (1.50, 2.46, 3.20, 3.81)."""
-    found = [float(stats.norm.ppf(clopper_pearson_low(n, n, 0.001))) for n in (100, 1000, 10_000, 100_000)]
+    law = certificate_of(EncoderSpec("rsc1", 1, 1.0), 1)
+    found = [judge(0, 0, {0: 1}, {0: n}, law, 0.001).radius for n in (100, 1000, 10_000, 100_000)]
     assert found == pytest.approx([1.50, 2.46, 3.20, 3.81], abs=0.006)
     x = np.full((2, 1), 50.0)
     report = certify(Linear(torch.ones(1), 0.0, EncoderSpec("rsc1", 1, 1.0)), x, np.zeros(2), n=100)
@@ -174,8 +169,8 @@ def test_ceiling_of_sampling_is_the_published_one() -> None:
 
 def test_guarantee_for_few_runs() -> None:
     """pA .99, sigma .25, T 4: .937 per run at r = .1 and .975 for 11 votes at r = .2."""
-    sigma = effective_sigma(EncoderSpec("rsc2", 4, 0.25))
-    p = run_bound(np.array([0.99, 0.99]), 0.1, sigma)[0], run_bound(np.array([0.99]), 0.2, sigma)[0]
+    law = certificate_of(EncoderSpec("rsc2", 4, 0.25), 1)
+    p = law.run_bound(0.99, 0.1).item(), law.run_bound(np.array([0.99]), 0.2)[0]
     assert p == pytest.approx((0.937, 0.766), abs=5e-4)
     assert majority(np.array(p), 11) == pytest.approx((1.0, 0.975), abs=6e-4)
 
@@ -209,12 +204,49 @@ def test_both_noise_sources_agree_and_are_named() -> None:
         assert truth - 0.04 < report.images[0].p_low <= truth
 
 
-def test_counts_do_not_depend_on_the_chunk() -> None:
-    predict = Keyed(Linear(torch.ones(2), 0.0, EncoderSpec("rsc2", 2, 0.5)))
-    image = np.full(2, 0.1, np.float32)
-    counts = [DrawSampler(predict, 3, chunk).counts(image, 7, 301, "estimate") for chunk in (1000, 17)]
-    assert np.array_equal(counts[0], counts[1])
-    assert counts[0].sum() == 301
+@pytest.mark.parametrize("how", [{"chunk": 17}, {"chunk": 17, "batch": 1000}, {"chunk": 1000, "batch": 7}])
+def test_certificates_do_not_depend_on_batches(how: dict[str, int]) -> None:
+    model = Linear(torch.ones(2), 0.0, EncoderSpec("rsc2", 2, 0.5))
+    x, y = np.linspace(-0.4, 0.4, 10, dtype=np.float32).reshape(5, 2), np.zeros(5)
+    assert certify(model, x, y, n=301, **how) == certify(model, x, y, n=301)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_conversions_are_the_largest_balls_inside(norm: str) -> None:
+    """Against random points of those balls, and the worst corner of each."""
+    rng, d, r = np.random.default_rng(0), 9, 0.7
+    ball, order = inside(norm, r, d), int(norm[1])  # type: ignore[arg-type]
+    for size, other in ((ball.linf, np.inf), (ball.l2, 2), (ball.l1, 1)):
+        v = rng.normal(size=(2000, d))
+        v = np.concatenate([v, np.ones((1, d)), np.eye(d)[:1]])
+        v *= size / np.linalg.norm(v, other, axis=1, keepdims=True)
+        longest = np.linalg.norm(v, order, axis=1).max()
+        assert longest == pytest.approx(r)
+
+
+def test_images_with_the_same_identity_are_refused() -> None:
+    model = Linear(torch.ones(1), 0.0, EncoderSpec("rsc1", 1, 1.0))
+    with pytest.raises(UsageError, match="same sample id"):
+        certify(model, np.zeros((2, 1)), np.zeros(2), samples=np.array([3, 3]))
+
+
+def test_one_alpha_for_all_images_is_divided_among_them() -> None:
+    model = Linear(torch.ones(1), 0.0, EncoderSpec("rsc1", 1, 1.0))
+    x, y = np.full((5, 1), 50.0), np.zeros(5)
+    each, together = (certify(model, x, y, alpha=0.01, together=t) for t in (False, True))
+    assert (each.expected_false, together.expected_false) == pytest.approx((0.05, 0.01))
+    assert together.ceiling < each.ceiling
+    assert together.images[0].p_low == pytest.approx(0.002 ** (1 / 1000))
+
+
+def test_a_report_says_how_many_draws_a_radius_takes() -> None:
+    """alpha^(1/n) must exceed Phi(r / sigma): r = 3, sigma = 1 take 5,114 draws at 0.001."""
+    model = Linear(torch.ones(1), 0.0, EncoderSpec("rsc1", 1, 1.0))
+    report = certify(model, np.full((2, 1), 50.0), np.zeros(2), n=100, radii=[0, 3])
+    needed = math.ceil(math.log(0.001) / math.log(stats.norm.cdf(3)))
+    assert any(f"{needed:,} draws" in text for text in report.advice)
+    assert any("2 of 2 images are at the ceiling" in text for text in report.advice)
+    assert any("floating point" in text for text in report.limits)
 
 
 def test_vote_abstains_when_two_classes_are_close() -> None:
@@ -242,12 +274,23 @@ def test_report_is_complete_and_survives_json() -> None:
         radii=[0, 0.1],
         on_progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(k + 1, 21) for k in range(21)]
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == ((0, 21 * 600), (21 * 600, 21 * 600))
     assert report.expected_false == pytest.approx(0.21)
     assert report.abstained == sum(i.predicted == ABSTAIN for i in report.images) > 0
-    assert report.rows[1].linf_eps == pytest.approx(0.05)
+    assert report.rows[1].linf_eps == report.conversions[1].linf == pytest.approx(0.05)
     assert report.rule == "rsc2: sigma/sqrt(T)*Phi^-1(pA)"
-    assert msgspec.json.decode(msgspec.json.encode(report), type=CertifyReport) == report
+    assert msgspec.json.decode(msgspec.json.encode(report), type=Certified) == report
+    assert msgspec.json.decode(msgspec.json.encode(report), type=CertifyReport).images == report.images
+
+
+def test_votes_are_counted_right_wrong_or_not_at_all() -> None:
+    model = Linear(torch.ones(1), 0.0, EncoderSpec("rsc1", 1, 1.0))
+    found = vote_or_abstain(model, np.array([[2.0], [-2.0], [0.0], [3.0]]), np.array([0, 0, 0, 0]), n=200)
+    assert found.classes == (0, 1, ABSTAIN, 0)
+    assert (found.accuracy, found.wrong, found.abstained) == (0.5, 0.25, 1)
+    assert found.interval is not None
+    assert found.interval.low < 0.5 < found.interval.high
 
 
 @pytest.mark.parametrize("wrong", [{"n": 0}, {"alpha": 1.0}, {"n0": 0}, {"chunk": 0}])

@@ -1,13 +1,8 @@
-"""Certificates by Monte Carlo: an L2 radius inside which the vote over encoder noise cannot change.
+"""Certificates by Monte Carlo: a radius inside which the vote over encoder noise cannot change.
 
-Procedure of Cohen et al. (arXiv 1902.02918): n0 draws choose a class, n *other* draws bound its
-probability from below, both numbers fixed in advance. The radius depends on the coder. One run is
-F(z_1..z_T) with z_t = x + sigma e_t; stacking the T frames gives ordinary Gaussian smoothing in T d
-dimensions, where a perturbation delta of a static image is repeated T times and has norm
-sqrt(T) ||delta||:
-
-    rsc1 (one draw for all steps):  R = sigma Phi^-1(pA)
-    rsc2 (a fresh draw per step):   R = sigma / sqrt(T) Phi^-1(pA)          tight for linear F
+Procedure of Cohen et al. (arXiv 1902.02918): n0 draws choose a class, n *other* draws bound its probability
+in one run from below, both numbers fixed in advance; the encoder's certificate (`rsc.robustness.certificate`)
+turns the bound into a radius. Anything that predicts can be certified; a slow target also through its twin.
 
 What is certified is the vote over *independent* noise. A seed that an attacker can predict voids it.
 """
@@ -17,112 +12,99 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from scipy import special, stats
 
-from rsc.encoder_spec import GAUSSIAN
+from rsc.encoder_spec import EncoderSpec
 from rsc.errors import UsageError
-from rsc.program import EncoderSpec
-from rsc.results import Keys
-from rsc.robustness.predict import Predictor, as_predictor, checked, encoder_of, name_of, source_of
-from rsc.robustness.results import (
-    CertifiedImage,
-    CertifyReport,
-    CertifyRow,
-    Guarantee,
-    NoiseSource,
-)
-from rsc.robustness.statistics import clopper_pearson_low, majority, wilson
+from rsc.robustness.certificate import Certificate, certificate_of, inside
+from rsc.robustness.certificate_gaussian import GaussianCertificate, effective_sigma
+from rsc.robustness.certified import Certified, Conversion, Transfer
+from rsc.robustness.certify_claims import Circumstances, advice, limits, promises, soundness
+from rsc.robustness.certify_count import Job, Series, Share, batch_for, count, frame_bytes, identity_of
+from rsc.robustness.certify_predict import ABSTAIN, plain, predict_or_abstain, vote_or_abstain
+from rsc.robustness.certify_state import Tally, TallyFolder
+from rsc.robustness.certify_transfer import Pairs, pairs, q_up, shares_noise, summed_up
+from rsc.robustness.predict import as_predictor, encoder_of, name_of, source_of
+from rsc.robustness.results import CertifiedImage, CertifyRow, Guarantee
+from rsc.robustness.statistics import clopper_pearson_high, clopper_pearson_low, majority, wilson
 
-ABSTAIN = -1
-RULES = {"rsc1": "rsc1: sigma*Phi^-1(pA)", "rsc2": "rsc2: sigma/sqrt(T)*Phi^-1(pA)"}
+__all__ = [
+    "ABSTAIN",
+    "Plan",
+    "certify",
+    "effective_sigma",
+    "judge",
+    "predict_or_abstain",
+    "vote_or_abstain",
+]
 
-
-class Sampler(Protocol):
-    """Counts how often each class is predicted for one image."""
-
-    @property
-    def source(self) -> NoiseSource: ...
-
-    def counts(self, image: np.ndarray, sample: int, n: int, stream: str) -> np.ndarray:
-        """int64 [K or fewer], classes of `n` independent runs; streams share no noise."""
-        ...
+CHUNK = 1024
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class DrawSampler:
-    """Many draws of one image at once, `chunk` at a time, from any predictor.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that is fixed before the first draw; looking at results and going on would be peeking.
 
     Fields:
-        predict: (images, keys) -> classes; deployed targets get the same keyed noise everywhere.
+        n0, n: draws to select and to estimate.
+        alpha: probability of a false certificate, per image.
+        together: alpha is for all images at once: each gets alpha / N (Bonferroni).
+        paired: draws on twin and target, where there is a twin.
         seed: of the experiment.
-        chunk: draws per call, the bound on memory.
+        chunk: draws per unit of work, all that a kill -9 can cost beside the batch at work.
+        batch: runs per call, the bound on memory; chosen by the size of the frames if None.
+        levels: see `certificate_of`.
     """
 
-    predict: Predictor
+    n0: int = 100
+    n: int = 1000
+    alpha: float = 0.001
+    together: bool = False
+    paired: int = 1000
     seed: int = 0
-    chunk: int = 1024
+    chunk: int = CHUNK
+    batch: int | None = None
+    levels: int | None = None
 
-    @property
-    def source(self) -> NoiseSource:
-        """Where the noise comes from."""
-        return source_of(self.predict)
+    def alpha_for(self, images: int) -> float:
+        """Per image."""
+        return self.alpha / images if self.together else self.alpha
 
-    def counts(self, image: np.ndarray, sample: int, n: int, stream: str) -> np.ndarray:
-        """Classes of draws 0..n-1 of the stream, counted."""
-        total = np.zeros(0, np.int64)
-        for at in range(0, n, self.chunk):
-            draws = np.arange(at, min(at + self.chunk, n))
-            batch = np.broadcast_to(image, (len(draws), *image.shape))
-            keys = Keys(self.seed, np.full(len(draws), sample), draws, stream)  # type: ignore[arg-type]
-            found = np.bincount(checked(self.predict(batch, keys), len(draws)))
-            total = _padded(total, len(found)) + _padded(found, len(total))
-        return total
+    def runs(self, images: int, twin: bool = False) -> int:
+        """Of the network, in all; paired draws run twin and target."""
+        return images * (self.n0 + self.n + (2 * self.paired if twin else 0))
 
 
-def effective_sigma(encoder: EncoderSpec) -> float:
-    """Radius per unit of Phi^-1(pA), in pixel units: sigma, or sigma / sqrt(T) for fresh noise per step.
-
-    Raises:
-        UsageError: the encoder adds no noise.
-    """
-    if encoder.kind not in GAUSSIAN or not min(encoder.sigmas):
-        raise UsageError(
-            f"Encoder '{encoder.kind}' with sigma {encoder.sigma:g} cannot be certified.",
-            "The certificate rests on Gaussian noise of the encoder, and there is none.",
-            "Use rsc1 or rsc2 with sigma > 0 at every step.",
-        )
-    steps = encoder.steps if encoder.kind == "rsc2" else 1
-    return encoder.sigma_in_pixels / math.sqrt(steps)
-
-
-def radius(encoder: EncoderSpec, p_low: float) -> float:
-    """Certified L2 radius for a lower bound of the top class's probability; 0 up to one half."""
-    return effective_sigma(encoder) * float(special.ndtri(p_low)) if p_low > 0.5 else 0.0
-
-
-def certify_image(
-    sampler: Sampler,
-    image: np.ndarray,
+def judge(
     sample: int,
     label: int,
-    encoder: EncoderSpec,
-    n0: int = 100,
-    n: int = 1000,
-    alpha: float = 0.001,
+    select: Tally,
+    estimate: Tally,
+    certificate: Certificate,
+    alpha: float,
+    q: float = 0.0,
 ) -> CertifiedImage:
-    """Select on stream "select", estimate on stream "estimate", bound, and convert to a radius."""
-    top = int(sampler.counts(image, sample, n0, "select").argmax())
-    tally = sampler.counts(image, sample, n, "estimate")
-    hits = int(tally[top]) if top < len(tally) else 0
-    p_low = clopper_pearson_low(hits, n, alpha)
-    certain = p_low > 0.5
-    return CertifiedImage(
-        sample, int(label), top if certain else ABSTAIN, p_low, radius(encoder, p_low), hits == n and certain
-    )
+    """One image: the class that was selected, its bound in the estimate, the radius.
+
+    Args:
+        select, estimate: outcomes of independent draws; what is most frequent in `estimate` does not matter.
+        alpha: of the bound.
+        q: what the bound loses on the way from twin to target.
+    """
+    top, n = selected(select), sum(estimate.values())
+    hits = estimate.get(top, 0)
+    p_low = max(0.0, clopper_pearson_low(hits, n, alpha) - q)
+    r = certificate.radius(p_low)
+    return CertifiedImage(sample, label, top if p_low > 0.5 else ABSTAIN, p_low, r, hits == n and p_low > 0.5)
+
+
+def selected(select: Tally) -> int:
+    """The most frequent class, the lowest of several."""
+    return min(select, key=lambda c: (-select[c], c))
 
 
 def certify(
@@ -131,121 +113,204 @@ def certify(
     y: np.ndarray | torch.Tensor,
     *,
     encoder: EncoderSpec | None = None,
-    n0: int = 100,
-    n: int = 1000,
-    alpha: float = 0.001,
-    seed: int = 0,
+    plan: Plan | None = None,
+    target: Any = None,
     samples: np.ndarray | None = None,
     radii: Sequence[float] | None = None,
     votes: Sequence[int] = (1, 11, 101),
-    chunk: int = 1024,
+    state: Path | None = None,
+    share: Share | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> CertifyReport:
-    """Certify images one by one.
+    **fields: Any,
+) -> Certified:
+    """Certify images.
 
     Args:
         model: deployed model, differentiable model, predictor or function (x, keys) -> classes.
         x: images [N, ...]; y: labels [N].
         encoder: needed when `model` is a plain function.
-        n0, n: draws to select and to estimate, fixed beforehand: stopping early voids the confidence.
-        alpha: probability of a false certificate, per image.
-        samples: identity of the images; keys of the noise.
+        plan: draws, alpha, seed; its fields may be given by themselves instead (n=1000, alpha=0.01, ...).
+        target: certify this instead, through `model` as its twin.
+        samples: identity of the images, each its own; keys of the noise.
         radii, votes: of the tables; eight radii up to the ceiling by default.
-        chunk: draws per call.
-        on_progress: called with images done and all images.
+        state: folder in which the tallies are kept: an interrupted certification goes on from there.
+        share: of several processes that work on that folder; what torchrun says if None.
+        on_progress: called with draws done and all draws.
 
     Raises:
-        UsageError: no noise, or parameters out of range.
+        UsageError: no noise, parameters out of range, or a folder of another certification.
     """
-    images, labels = _numpy(x), _numpy(y)
-    fitting = len(images) == len(labels) > 0
-    if not (fitting and min(n0, n, chunk) >= 1 and 0 < alpha < 1):
-        raise UsageError(
-            f"n0 {n0}, n {n}, alpha {alpha}, {len(images)} images and {len(labels)} labels do not fit.",
-            "Draws are at least 1 and alpha lies between 0 and 1.",
-            "Correct them.",
-        )
+    plan = dataclasses.replace(plan or Plan(), **fields)
+    images, labels = plain(x), plain(y)
+    ids = np.arange(len(images)) if samples is None else np.asarray(samples, np.int64)
+    _check(plan, images, labels, ids)
     predict = as_predictor(model)
     spec = encoder or encoder_of(predict)
-    sigma = effective_sigma(spec)
-    sampler = DrawSampler(predict, seed, chunk)
-    ids = np.arange(len(images)) if samples is None else np.asarray(samples)
-    found: list[CertifiedImage] = []
-    for image, i, label in zip(images, ids, labels, strict=True):
-        found.append(certify_image(sampler, image, int(i), int(label), spec, n0, n, alpha))
-        on_progress(len(found), len(images))
-    ceiling = radius(spec, clopper_pearson_low(n, n, alpha))
+    pair = None if target is None else _paired(predict, target, spec)
+    certificate = certificate_of(spec, math.prod(images.shape[1:]), plan.levels)
+    series = [Series(predict, "select", plan.n0), Series(predict, "estimate", plan.n)]
+    if pair is not None:
+        series.append(Series(pair, "estimate", plan.paired, plan.n))
+    batch = plan.batch or batch_for(images.shape[1:], spec.steps, frame_bytes(predict))
+    job = Job(images, ids, tuple(series), plan.seed, plan.chunk, batch)
+    share = share or (Share() if state is None else Share.of_process())
+    tallies = _tallies(state, job, spec, pair or predict, share)
+    found = count(job, tallies, share, on_progress)
+    return _report(found, labels, ids, images, spec, certificate, plan, radii, votes, predict, pair)
+
+
+def _tallies(
+    state: Path | None, job: Job, spec: EncoderSpec, predict: Any, share: Share
+) -> TallyFolder | None:
+    if state is None:
+        return None
+    digest = job.digest(spec, identity_of(predict))
+    return TallyFolder(Path(state), digest, share.rank)
+
+
+def _paired(twin: Any, target: Any, encoder: EncoderSpec) -> Pairs:
+    """Both, which must see the same frames."""
+    pair = pairs(twin, target)
+    if not shares_noise(pair) or (hasattr(pair.target, "model") and encoder_of(pair.target) != encoder):
+        raise UsageError(
+            "Twin and target do not draw the same noise.",
+            "Their disagreement is counted on the same frames.",
+            "Use one encoder and keyed noise for both.",
+        )
+    return pair
+
+
+def _check(plan: Plan, images: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> None:
+    n = len(images)
+    if not (n == len(labels) == len(ids) > 0) or min(plan.n0, plan.n, plan.paired, plan.chunk) < 1:
+        raise UsageError(
+            f"n0 {plan.n0}, n {plan.n}, chunk {plan.chunk}, {n} images and {len(labels)} labels do not fit.",
+            "Draws are at least 1, and every image has a label.",
+            "Correct them.",
+        )
+    if not 0 < plan.alpha < 1 or (plan.batch is not None and plan.batch < 1):
+        raise UsageError(
+            f"alpha is {plan.alpha}, batch {plan.batch}.", "alpha lies between 0 and 1.", "Correct them."
+        )
+    if len(np.unique(ids)) < n:
+        raise UsageError(
+            "Two images have the same sample id.",
+            "They would share their noise, and the interval of certified accuracy would be false.",
+            "Give each its own.",
+        )
+
+
+def _report(
+    found: list[list[Tally]],
+    labels: np.ndarray,
+    ids: np.ndarray,
+    x: np.ndarray,
+    spec: EncoderSpec,
+    certificate: Certificate,
+    plan: Plan,
+    radii: Sequence[float] | None,
+    votes: Sequence[int],
+    predict: Any,
+    pair: Pairs | None,
+) -> Certified:
+    alpha = plan.alpha_for(len(x))
+    images, moved = _judged(found, labels, ids, certificate, plan, alpha, pair)
+    dimensions = math.prod(x.shape[1:])
+    ceiling = certificate.radius(_ceiling(plan, alpha, pair))
     grid = np.linspace(0, ceiling, 8) if radii is None else np.asarray(radii, np.float64)
-    return CertifyReport(
-        rule=RULES[spec.kind],
+    subject = predict if pair is None else pair.target
+    level = spec.grid or (plan.levels or 0)
+    facts = Circumstances(spec, certificate, plan.n, alpha, dimensions, ceiling, soundness(spec, subject))
+    return Certified(
+        rule=certificate.rule,
         encoder=spec.kind,
         sigma=spec.sigma_in_pixels,
         steps=spec.steps,
-        n0=n0,
-        n=n,
+        n0=plan.n0,
+        n=plan.n,
         alpha=alpha,
-        seed=seed,
-        source=sampler.source,
+        seed=plan.seed,
+        source=source_of(subject),
         expected_false=len(images) * alpha,
-        abstained=sum(i.predicted == ABSTAIN for i in found),
-        at_ceiling=sum(i.at_ceiling for i in found),
+        abstained=sum(i.predicted == ABSTAIN for i in images),
+        at_ceiling=sum(i.at_ceiling for i in images),
         ceiling=ceiling,
-        images=tuple(found),
-        rows=tuple(_row(found, float(r), math.prod(images.shape[1:])) for r in grid),
-        guarantees=tuple(_guarantee(found, float(r), sigma, votes) for r in grid),
-        target=name_of(predict),
+        images=tuple(images),
+        rows=tuple(_row(images, float(r), inside(certificate.norm, float(r), dimensions).linf) for r in grid),
+        guarantees=tuple(_guarantee(images, float(r), certificate, votes) for r in grid),
+        target=name_of(subject),
+        norm=certificate.norm,
+        soundness=facts.soundness,
+        promises=promises(facts, len(images)),
+        limits=limits(facts),
+        advice=advice(facts, images, grid.tolist()),
+        squared_levels=_squared(images, certificate),
+        off_grid=_off_grid(x, level),
+        together=plan.together,
+        conversions=tuple(_conversion(certificate, float(r), dimensions) for r in grid),
+        transfer=moved,
     )
 
 
-def _row(found: Sequence[CertifiedImage], r: float, dimensions: int) -> CertifyRow:
+def _judged(
+    found: list[list[Tally]],
+    labels: np.ndarray,
+    ids: np.ndarray,
+    certificate: Certificate,
+    plan: Plan,
+    alpha: float,
+    pair: Pairs | None,
+) -> tuple[list[CertifiedImage], Transfer | None]:
+    """All images, and how the certificates moved from twin to target."""
+    half = alpha if pair is None else alpha / 2
+    tops = [selected(tallies[0]) for tallies in found]
+    lost = [0.0 if pair is None else q_up(t[2], top, half) for t, top in zip(found, tops, strict=True)]
+    images = [
+        judge(int(i), int(label), t[0], t[1], certificate, half, q)
+        for i, label, t, q in zip(ids, labels, found, lost, strict=True)
+    ]
+    if pair is None:
+        return images, None
+    return images, summed_up(pair, [t[2] for t in found], tops, plan.paired, half)
+
+
+def _ceiling(plan: Plan, alpha: float, pair: Pairs | None) -> float:
+    """The largest bound that so many draws can give."""
+    if pair is None:
+        return clopper_pearson_low(plan.n, plan.n, alpha)
+    p_low = clopper_pearson_low(plan.n, plan.n, alpha / 2)
+    return max(0.0, p_low - clopper_pearson_high(0, plan.paired, alpha / 2))
+
+
+def _row(found: Sequence[CertifiedImage], r: float, linf: float) -> CertifyRow:
     hits = sum(i.predicted == i.label and i.radius >= r for i in found)
     n = len(found)
-    return CertifyRow(r, hits / n, n, wilson(hits, n), r / math.sqrt(dimensions))
+    return CertifyRow(r, hits / n, n, wilson(hits, n), linf)
 
 
-def _guarantee(found: Sequence[CertifiedImage], r: float, sigma: float, votes: Sequence[int]) -> Guarantee:
+def _guarantee(
+    found: Sequence[CertifiedImage], r: float, certificate: Certificate, votes: Sequence[int]
+) -> Guarantee:
     """Mean lower bounds over all images; one that abstains or is wrong counts as 0."""
     p_low = np.array([i.p_low if i.predicted == i.label else 0.0 for i in found])
-    p = run_bound(p_low, r, sigma)
+    p = certificate.run_bound(p_low, r)
     return Guarantee(r, float(p.mean()), {k: float(majority(p, k).mean()) for k in votes})
 
 
-def run_bound(p_low: np.ndarray, r: float, sigma: float) -> np.ndarray:
-    """Least probability that one run is right under any L2 attack of size r: Phi(Phi^-1(pA) - r / sigma).
-
-    `sigma` is the effective one, sigma / sqrt(T) for rsc2.
-    """
-    return special.ndtr(special.ndtri(p_low) - r / sigma)
+def _conversion(certificate: Certificate, r: float, dimensions: int) -> Conversion:
+    ball = inside(certificate.norm, r, dimensions)
+    return Conversion(r, ball.linf, ball.l2, ball.l1)
 
 
-def predict_or_abstain(
-    model: Any,
-    x: np.ndarray | torch.Tensor,
-    *,
-    n: int = 100,
-    alpha: float = 0.001,
-    seed: int = 0,
-    chunk: int = 1024,
-) -> np.ndarray:
-    """The vote of n runs per image, int64 [N], or -1 where the two top classes cannot be told apart.
-
-    A two-sided binomial test of the top two counts, wrong with probability at most alpha per image
-    (same source, PREDICT).
-    """
-    sampler = DrawSampler(as_predictor(model), seed, chunk)
-    images = _numpy(x)
-    return np.array([_vote(sampler.counts(image, i, n, "estimate"), alpha) for i, image in enumerate(images)])
+def _squared(found: Sequence[CertifiedImage], certificate: Certificate) -> tuple[int, ...]:
+    if not isinstance(certificate, GaussianCertificate) or certificate.grid is None:
+        return ()
+    return tuple(certificate.squared_levels(i.radius) for i in found)
 
 
-def _vote(tally: np.ndarray, alpha: float) -> int:
-    ranked = np.argsort(-_padded(tally, 2), kind="stable")
-    first, second = (int(c) for c in _padded(tally, 2)[ranked[:2]])
-    return int(ranked[0]) if stats.binomtest(first, first + second).pvalue <= alpha else ABSTAIN
-
-
-def _padded(counts: np.ndarray, size: int) -> np.ndarray:
-    return np.pad(counts, (0, max(0, size - len(counts))))
-
-
-def _numpy(values: Any) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+def _off_grid(x: np.ndarray, levels: int) -> int:
+    """Images with a pixel that is no multiple of 1 / levels, up to the rounding of float32."""
+    if not levels:
+        return 0
+    fine = np.asarray(x, np.float64).reshape(len(x), -1) * levels
+    return int((abs(fine - np.rint(fine)) > 1e-6 * np.maximum(1, abs(fine))).any(1).sum())

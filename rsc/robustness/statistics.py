@@ -9,6 +9,8 @@ from scipy import special, stats
 
 from rsc.robustness.results import Interval
 
+ROUNDING = 1e-12  # relative; scipy's inverse beta function is good to about 1e-14
+
 
 def wilson(hits: float, n: int, level: float = 0.95) -> Interval:
     """Wilson score interval of a proportion (Wilson 1927)."""
@@ -51,8 +53,26 @@ def bootstrap_difference(gaps: np.ndarray, seed: int, level: float = 0.95) -> In
 
 
 def clopper_pearson_low(hits: int, n: int, alpha: float) -> float:
-    """One-sided exact lower bound of a proportion at confidence 1 - alpha (Clopper and Pearson 1934)."""
-    return 0.0 if hits == 0 else float(special.betaincinv(hits, n - hits + 1, alpha))
+    """One-sided exact lower bound of a proportion at confidence 1 - alpha (Clopper and Pearson 1934).
+
+    Rounded down, so that the rounding of the special function does not cost confidence.
+    """
+    return 0.0 if hits == 0 else float(special.betaincinv(hits, n - hits + 1, alpha)) * (1 - ROUNDING)
+
+
+def clopper_pearson_high(hits: int, n: int, alpha: float) -> float:
+    """One-sided exact upper bound, rounded up; 1 - the lower bound of the misses."""
+    return 1.0 if hits == n else min(1.0, 1 - clopper_pearson_low(n - hits, n, alpha) + ROUNDING)
+
+
+def draws_to_show(p: float, alpha: float) -> int | None:
+    """Least n whose bound exceeds `p` when all n draws agree: alpha^(1/n) > p; None if p is 1 or more."""
+    if p >= 1:
+        return None
+    n = 1 if p <= 0 else math.floor(math.log(alpha) / math.log(p)) + 1
+    while clopper_pearson_low(n, n, alpha) <= p:
+        n += 1
+    return n
 
 
 def majority(p: np.ndarray, runs: int) -> np.ndarray:
