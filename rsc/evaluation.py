@@ -1,6 +1,6 @@
 """Attack one model, score it where it was made and where it is deployed, on the same images.
 
-Adversarial images are crafted on the differentiable twin (white-box, EOT) and replayed on every
+Adversarial images are crafted on the differentiable twins (white-box, EOT) and replayed on every
 deployed target with fresh noise; the paired difference says what deployment changed.
 """
 
@@ -15,42 +15,22 @@ import torch
 
 from rsc.errors import UsageError
 from rsc.hw_targets import DeployedModel
-from rsc.robustness.attacks import Adversarial, Attack, Fgsm, Pgd
-from rsc.robustness.ball import parse_eps
+from rsc.robustness.attacks import Adversarial, Attack
+from rsc.robustness.ensemble import Member, ensemble
 from rsc.robustness.eot import Eot
-from rsc.robustness.evaluate import Scoring, attack_row, compare, craft, measure, qte
-from rsc.robustness.model import StochasticModel
-from rsc.robustness.results import AttackRow, Curve, Norm, PairedDifference, RobustnessReport
+from rsc.robustness.evaluate import Runs, Scoring, attack_row, compare, craft, measure, qte
+from rsc.robustness.health import check_health
+from rsc.robustness.journal import Journal
+from rsc.robustness.model import ModuleModel, StochasticModel
+from rsc.robustness.plan import AttackPlan, Cost, cost_of
+from rsc.robustness.predict import as_predictor, name_of, source_of
+from rsc.robustness.proving import Verifier, interval_verifier
+from rsc.robustness.results import AttackRow, Curve, PairedDifference, RobustnessReport
+from rsc.robustness.study import Study
 
+__all__ = ["AttackPlan", "Cost", "Deployed", "evaluate", "evaluation_cost"]
 
-@dataclasses.dataclass(frozen=True)
-class AttackPlan:
-    """What is tried.
-
-    Fields:
-        eps: radii as the user writes them, e.g. ("0.1", "8/255").
-        norm: "linf", "l2" or "l1".
-        steps, eot, restarts: of PGD; FGSM uses the same EOT.
-        draws: scoring draws per image on the twin.
-        seed: of scoring and attack noise (separate streams).
-    """
-
-    eps: tuple[str, ...]
-    norm: Norm = "linf"
-    steps: int = 20
-    eot: int = 4
-    restarts: int = 1
-    draws: int = 16
-    seed: int = 0
-
-    def attacks(self) -> tuple[Attack, ...]:
-        """FGSM and EOT-PGD."""
-        return Fgsm(norm=self.norm), Pgd(norm=self.norm, steps=self.steps, restarts=self.restarts)
-
-    def strengths(self) -> list[tuple[float, str]]:
-        """Radii above 0, rising, as numbers and as written."""
-        values = sorted({parse_eps(text) for text in self.eps})
-        return [(value, text) for value, text in values if value > 0]
+HEALTH_IMAGES = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +50,10 @@ def evaluate(
     plan: AttackPlan,
     deployed: Sequence[Deployed] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    extra: Sequence[ModuleModel] = (),
+    journal: Journal | None = None,
+    health: bool = False,
 ) -> tuple[RobustnessReport, ...]:
     """One report for the twin and one per deployed target.
 
@@ -77,6 +61,9 @@ def evaluate(
         model: differentiable model the images are crafted on.
         x: images [B, ...]; y: labels [B].
         on_progress: called with attacks done and all attacks.
+        extra: further differentiable forms of the same program, e.g. its integer twin.
+        journal: keeps finished parts; the same question goes on from there.
+        health: run the sanity checks, on at most 64 images and the strongest attack of the plan.
 
     Raises:
         UsageError: no images.
@@ -84,20 +71,94 @@ def evaluate(
     if not len(x):
         raise UsageError("There are no images to attack.", "", "Give at least one.")
     images, labels = torch.from_numpy(np.asarray(x, np.float32)), torch.from_numpy(np.asarray(y, np.int64))
-    scoring = Scoring(draws=plan.draws, seed=plan.seed, attack_seed=plan.seed)
-    eot = Eot(model, plan.eot)
-    sites = [_Site(None, model, images, labels, plan.draws, plan.seed)]
-    sites += [
-        _Site(d, d.model, images[: d.images], labels[: d.images], d.draws or plan.draws, plan.seed)
+    journal = journal or Journal()
+    sites = _sites(model, images, labels, plan, deployed, journal)
+    members = plan.members(model, extra, _classes(model, images))
+    scoring = Scoring(plan.draws, plan.seed, plan.levels, plan.seed)
+    todo = [(value, text) for value, text in plan.strengths()]
+    done, total = 0, len(todo) * len(members)
+    for value, text in todo:
+        found = []
+        for k, member in enumerate(members):
+            adversarial = _crafted(journal, f"craft {k} {text}", member, images, labels, value, scoring)
+            found.append(adversarial)
+            for site in sites:
+                site.add(f"{k} {text}", member.attack, member.model, adversarial, text, scoring, sites[0])
+            done += 1
+            on_progress(done, total)
+        if plan.ensemble:
+            for site in sites:
+                site.add_ensemble(members, found, value, text, scoring, sites[0])
+    reports = [site.report() for site in sites]
+    left_out = tuple(plan.not_tried(model, extra, _classes(model, images)))
+    reports = [msgspec.structs.replace(report, not_tried=left_out) for report in reports]
+    if health and todo and isinstance(model, ModuleModel):
+        reports = [
+            msgspec.structs.replace(report, checks=_checks(model, site, plan, scoring))
+            for report, site in zip(reports, sites, strict=True)
+        ]
+    return tuple(reports)
+
+
+def evaluation_cost(
+    model: StochasticModel,
+    x: np.ndarray,
+    plan: AttackPlan,
+    deployed: Sequence[Deployed] = (),
+    extra: Sequence[ModuleModel] = (),
+) -> Cost:
+    """Network runs of `evaluate`, at most, health checks left out."""
+    images = torch.from_numpy(np.asarray(x[:1], np.float32))
+    members = plan.members(model, extra, _classes(model, images))
+    targets = {"torch": (len(x), plan.draws)}
+    for d in deployed:
+        targets[d.spec] = (min(d.images or len(x), len(x)), d.draws or plan.draws)
+    return cost_of(plan, members, len(x), targets)
+
+
+def _sites(
+    model: StochasticModel,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    plan: AttackPlan,
+    deployed: Sequence[Deployed],
+    journal: Journal,
+) -> list[_Site]:
+    first = _Site(None, model, x, y, plan.draws, plan, journal)
+    others = [
+        _Site(d, d.model, x[: d.images], y[: d.images], d.draws or plan.draws, plan, journal)
         for d in deployed
     ]
-    todo = [(attack, eps) for attack in plan.attacks() for eps in plan.strengths()]
-    for i, (attack, (value, text)) in enumerate(todo):
-        found = craft(attack, eot, images, labels, value, scoring)
-        for site in sites:
-            site.add(attack, eot, found, text, scoring, sites[0])
-        on_progress(i + 1, len(todo))
-    return tuple(site.report(plan) for site in sites)
+    return [first, *others]
+
+
+def _classes(model: StochasticModel, x: torch.Tensor) -> int:
+    with torch.no_grad():
+        return model.core(x[:1].expand(model.encoder.steps, 1, *x.shape[1:])).shape[1]
+
+
+def _crafted(
+    journal: Journal,
+    name: str,
+    member: Member,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float,
+    scoring: Scoring,
+) -> Adversarial:
+    def make() -> dict[str, np.ndarray]:
+        found = craft(member.attack, member.model, x, y, eps, scoring)
+        arrays = {k: getattr(found, k).cpu().numpy() for k in ("x", "start", "kept", "norms")}
+        return arrays | {"runs": np.array(found.runs)}
+
+    kept = journal.part(name, make)
+    return _adversarial(kept)
+
+
+def _adversarial(kept: dict[str, np.ndarray]) -> Adversarial:
+    """From its arrays in a journal."""
+    x, start, loss, norms = (torch.from_numpy(kept[k]) for k in ("x", "start", "kept", "norms"))
+    return Adversarial(x, start, loss, norms, int(kept["runs"]))
 
 
 class _Site:
@@ -110,28 +171,42 @@ class _Site:
         x: torch.Tensor,
         y: torch.Tensor,
         draws: int,
-        seed: int,
+        plan: AttackPlan,
+        journal: Journal,
     ) -> None:
-        self.deployed, self.predict, self.x, self.y, self.draws, self.seed = (
-            deployed,
-            predict,
-            x,
-            y,
-            draws,
-            seed,
-        )
+        self.deployed, self.predict, self.x, self.y, self.draws = deployed, predict, x, y, draws
+        self.plan, self.journal = plan, journal
         self.target = deployed.spec if deployed else "torch"
-        self.clean = measure(predict, x, y, draws, seed)
+        self.clean = self.runs("clean", x)
         self.rows: list[AttackRow] = []
         self.differences: list[PairedDifference] = []
 
+    def runs(self, name: str, x: torch.Tensor, draws: int | None = None) -> Runs:
+        """Predictions on the scoring noise, kept in the journal."""
+        draws = draws or self.draws
+        made = self.journal.part(
+            f"score {self.target} {draws} {len(x)} {name}",
+            lambda: {"classes": measure(self.predict, x, self.y[: len(x)], draws, self.plan.seed).classes},
+        )
+        scored = as_predictor(self.predict)
+        labels = self.y[: len(x)].numpy().astype(np.int64)
+        return Runs(made["classes"], labels, name_of(scored), self.plan.seed, "score", source_of(scored))
+
     def add(
-        self, attack: Attack, eot: Eot, found: Adversarial, text: str, scoring: Scoring, twin: _Site
+        self,
+        name: str,
+        attack: Attack,
+        eot: Eot,
+        found: Adversarial,
+        text: str,
+        scoring: Scoring,
+        twin: _Site,
+        title: str = "",
     ) -> None:
         """Score images crafted elsewhere; on a deployed target also compare with the twin."""
         n = len(self.x)
         part = Adversarial(found.x[:n], found.start[:n], found.kept[:n], found.norms[:n], found.runs)
-        runs = measure(self.predict, part.x, self.y, self.draws, self.seed)
+        runs = self.runs(name, part.x)
         row = attack_row(
             attack,
             eot,
@@ -144,17 +219,47 @@ class _Site:
             baseline=self.clean.scores(),
             scores=runs.scores(),
         )
-        self.rows.append(msgspec.structs.replace(row, target=self.target))
+        self.rows.append(msgspec.structs.replace(row, target=self.target, attack=title or row.attack))
         if self.deployed:
-            there = measure(twin.predict, part.x, self.y, self.draws, self.seed)
-            here = dataclasses.replace(runs, name=f"{self.target} under {attack.name} at eps {text}")
+            there = twin.runs(f"{name} for {self.target}", part.x, self.draws)
+            here = dataclasses.replace(
+                runs, name=f"{self.target} under {title or attack.title} at eps {text}"
+            )
             self.differences.append(compare(dataclasses.replace(there, name="torch"), here))
 
-    def report(self, plan: AttackPlan) -> RobustnessReport:
+    def add_ensemble(
+        self,
+        members: Sequence[Member],
+        found: Sequence[Adversarial],
+        eps: float,
+        text: str,
+        scoring: Scoring,
+        twin: _Site,
+    ) -> None:
+        """Per image the worst of all, chosen here on the select noise and scored on the scoring noise."""
+        n, draws = len(self.x), min(self.draws, self.plan.select_draws)
+
+        def make() -> dict[str, np.ndarray]:
+            cut = [Adversarial(f.x[:n], f.start[:n], f.kept[:n], f.norms[:n], f.runs) for f in found]
+            chosen = ensemble(
+                members, self.x, self.y, eps, scoring, predict=self.predict, select_draws=draws, given=cut
+            ).adversarial
+            arrays = {k: getattr(chosen, k).cpu().numpy() for k in ("x", "start", "kept", "norms")}
+            return arrays | {"runs": np.array(chosen.runs)}
+
+        kept = self.journal.part(f"choose {self.target} {n} {draws} {text}", make)
+        adversarial = _adversarial(kept)
+        home = max(members, key=lambda m: m.attack.steps)
+        name = f"ensemble {self.target} {text}"
+        self.add(name, home.attack, home.model, adversarial, text, scoring, twin, title="ensemble")
+        worst = f"worst of {len(members)}"
+        self.rows[-1] = msgspec.structs.replace(self.rows[-1], surrogate=worst)
+
+    def report(self) -> RobustnessReport:
         """Everything about this target."""
         curves = []
-        for name in dict.fromkeys(row.attack for row in self.rows):
-            rows = tuple(row for row in self.rows if row.attack == name)
+        for name in dict.fromkeys(map(_maker, self.rows)):
+            rows = tuple(row for row in self.rows if _maker(row) == name)
             strengths = [0.0, *(row.eps for row in rows)]
             accuracies = [self.clean.scores().per_run.value, *(row.per_run.value for row in rows)]
             curves.append(Curve(rows, *qte(strengths, accuracies)))
@@ -166,3 +271,35 @@ class _Site:
             curves=tuple(curves),
             differences=tuple(self.differences),
         )
+
+
+def _maker(row: AttackRow) -> tuple[str, ...]:
+    """What tells the rows of one curve from others."""
+    return row.attack, row.surrogate, row.crafted_on, row.model
+
+
+def _checks(model: ModuleModel, site: _Site, plan: AttackPlan, scoring: Scoring):
+    """Health of the evaluation on one target, at the middle strength."""
+    strengths = [value for value, _ in plan.strengths()]
+    n = min(HEALTH_IMAGES, len(site.x))
+    attack = max(plan.attacks(), key=lambda a: (a.name in ("pgd", "apgd", "sa_pgd"), a.steps))
+    study = Study(
+        model,
+        site.x[:n],
+        site.y[:n],
+        strengths[len(strengths) // 2],
+        attack,
+        eot=plan.eot,
+        strengths=tuple(strengths),
+        scoring=dataclasses.replace(scoring, draws=site.draws),
+        predict=site.predict if site.deployed else None,
+        verify=_verifier(site),
+    )
+    return check_health(study)
+
+
+def _verifier(site: _Site) -> Verifier | None:
+    """Interval proofs, where the target runs the integers that they are about."""
+    if site.deployed is None or site.deployed.spec.split(":")[0] != "loihi":
+        return None
+    return interval_verifier(site.deployed.model.program)

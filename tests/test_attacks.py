@@ -30,6 +30,7 @@ from rsc.robustness.attacks.apgd import checkpoints
 from rsc.robustness.attacks.sa_pgd import step_sizes
 from rsc.robustness.attacks.square import patch_share
 from rsc.robustness.ball import Ball, norm_of, parse_eps
+from rsc.robustness.budget import within
 from rsc.robustness.eot import Eot, Mode
 from rsc.robustness.losses import cross_entropy, dlr, dlr_targeted, margin
 from rsc.robustness.model import from_module, logits, stream_generator, with_surrogate
@@ -44,11 +45,16 @@ QUICK: list[Attack] = [
     Pgd("l1", steps=5, restarts=2),
     Apgd(steps=8),
     Apgd("l2", steps=8, loss="dlr"),
+    Apgd("l1", steps=8),
+    Apgd("l1", steps=8, loss="dlr_targeted", targets=2),
     Apgd(steps=8, loss="dlr_targeted", targets=2),
     SaPgd(steps=8),
     Square(steps=20),
+    Square("l2", steps=20),
+    Square("l1", steps=20),
     Spsa(steps=3, pairs=4),
     Spsa("l2", steps=3, pairs=4),
+    Spsa("l1", steps=3, pairs=4),
     RandomNoise(),
     RandomNoise("l2"),
     RandomNoise("l1", restarts=2),
@@ -121,16 +127,39 @@ def test_grid_keeps_whole_steps_of_a_radius_written_as_a_fraction() -> None:
         ball.seal(x, 100)
 
 
-def test_l1_projection_is_the_nearest_point() -> None:
-    """Optimality condition of the projection p of z: (z - p) . (q - p) <= 0 for all q of the ball."""
-    generator = torch.Generator().manual_seed(5)
-    x = torch.zeros(30, 6, dtype=torch.float64)
-    z = torch.randn(30, 6, generator=generator, dtype=torch.float64)
-    ball = Ball(x, torch.full((30,), 0.7, dtype=torch.float64), "l1", (-9.0, 9.0))
-    p = ball.project(z)
-    corners = torch.cat([torch.eye(6), -torch.eye(6)]).double() * 0.7
-    slack = ((z - p)[:, None] * (corners[None] - p[:, None])).sum(-1)
-    assert slack.max() < 1e-12
+@pytest.mark.parametrize("attack", QUICK, ids=ids)
+def test_the_cost_is_known_before_the_attack_starts(attack: Attack) -> None:
+    found = attack_digits(attack, 4)
+    assert found.runs == attack.cost(Eot(trained(), 2))
+
+
+def test_a_budget_of_runs_is_kept() -> None:
+    model = Eot(trained(), 2)
+    for attack, budget in ((Square(), 300), (Spsa(pairs=4), 500)):
+        sized = within(attack, budget, model)
+        assert budget - 4 * attack_digits(sized, 4).runs < 0
+        assert attack_digits(sized, 4).runs <= budget
+        assert dataclasses.replace(sized, steps=sized.steps + 1).cost(model) > budget
+    with pytest.raises(UsageError, match="too small"):
+        within(Spsa(pairs=100), 100, model)
+
+
+def test_sparse_apgd_is_no_weaker_than_l1_pgd_on_a_network() -> None:
+    sparse = accuracy(attack_digits(Apgd("l1", steps=40), 60, eps=2.0).x)
+    assert sparse < accuracy(attack_digits(Pgd("l1", steps=40), 60, eps=2.0).x) + 0.06
+
+
+@pytest.mark.parametrize("rows", [1, 90])
+def test_stacked_draws_are_the_same_average(rows: int) -> None:
+    """30 images: one draw at a time, or three; the remainder is a batch of its own."""
+    model, (_, _, x, y) = trained(), digits()
+    values = []
+    for size in (1, rows):
+        eot = Eot(model, 7, rows=size)
+        draws = eot.noise(x[:30], stream_generator(0, "attack"), slice(0, 30), "common")
+        values.append((*eot.gradient(x[:30], y[:30], draws), eot.loss(x[:30], y[:30], draws)))
+    for one, many in zip(*values, strict=True):
+        assert torch.allclose(one, many, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -38,7 +38,7 @@ class Ball:
     Fields:
         x: centres [B, ...], inside the bounds.
         eps: radii [B].
-        norm: which norm, over all axes of an image.
+        norm: which norm, over all axes of an image; "l0" counts the values that differ.
         bounds: legal values.
     """
 
@@ -53,7 +53,7 @@ class Ball:
         return self.eps.reshape(-1, *[1] * (self.x.ndim - 1))
 
     def project(self, z: Tensor) -> Tensor:
-        """A point of the ball; the nearest one in L_inf and, away from the bounds, in L2 and L1.
+        """A point of the ball; the nearest one in L_inf, L1 and L0 and, away from the bounds, in L2.
 
         Clipping to the bounds moves every coordinate towards x, so it never leaves the ball again.
         """
@@ -62,19 +62,23 @@ class Ball:
             delta = torch.maximum(torch.minimum(delta, self.radius), -self.radius)
         elif self.norm == "l2":
             delta = delta * (self.radius / self.size(delta).clamp_min(1e-12)).clamp_max(1)
+        elif self.norm == "l1":
+            low, high = self.bounds
+            room = torch.where(delta > 0, high - self.x, self.x - low)
+            delta = onto_l1(delta, self.eps, room)
         else:
-            delta = _onto_simplex(delta, self.eps)
+            delta = delta * self._largest(delta.abs())
         return (self.x + delta).clamp(*self.bounds)
 
     def size(self, delta: Tensor) -> Tensor:
         """Norm of each perturbation, [B, 1, ...]."""
         return norm_of(delta, self.norm).reshape(-1, *[1] * (delta.ndim - 1))
 
-    def steepest(self, grad: Tensor, z: Tensor, share: float = 0.01) -> Tensor:
+    def steepest(self, grad: Tensor, z: Tensor, share: float | Tensor = 0.01) -> Tensor:
         """Direction of unit norm that raises the loss most to first order.
 
         L_inf: sign. L2: grad / ||grad||. L1: the `share` largest slopes that bounds leave free,
-        equally (after Tramer and Boneh 2019). A zero gradient gives a zero direction.
+        equally (after Tramer and Boneh 2019); one share, or [B]. A zero gradient gives a zero direction.
         """
         if self.norm == "linf":
             return grad.sign()
@@ -83,8 +87,8 @@ class Ball:
         low, high = self.bounds
         stuck = ((grad > 0) & (z >= high)) | ((grad < 0) & (z <= low))
         slope = grad.abs().masked_fill(stuck, 0).flatten(1)
-        count = max(1, round(share * slope.shape[1]))
-        kept = torch.zeros_like(slope).scatter(1, slope.topk(count, 1).indices, 1) * (slope > 0)
+        count = (torch.as_tensor(share, device=grad.device) * slope.shape[1]).round().clamp_min(1)
+        kept = (ranks(slope) < count.reshape(-1, 1)) & (slope > 0)
         step = kept / kept.sum(1, keepdim=True).clamp_min(1)
         return step.reshape_as(grad) * grad.sign()
 
@@ -92,14 +96,27 @@ class Ball:
         """A random point: uniform in L_inf; uniform direction and radius in L2 and L1."""
         if self.norm == "linf":
             return (self.x + (self._uniform(generator) * 2 - 1) * self.radius).clamp(*self.bounds)
+        if self.norm == "l0":
+            return self.surface(generator)
         scale = torch.rand(len(self.x), generator=generator, device=self.x.device, dtype=self.x.dtype)
         return self._towards(generator, scale.reshape_as(self.radius))
 
     def surface(self, generator: torch.Generator) -> Tensor:
-        """A random point of full size (before clipping): a corner in L_inf, a direction in L2 and L1."""
+        """A random point of full size (before clipping).
+
+        A corner in L_inf, a direction in L2 and L1, random values at a bound in L0.
+        """
         if self.norm == "linf":
             return (self.x + (self._uniform(generator) - 0.5).sign() * self.radius).clamp(*self.bounds)
+        if self.norm == "l0":
+            low, high = self.bounds
+            ends = low + (high - low) * (self._uniform(generator) < 0.5)
+            return torch.where(self._largest(self._uniform(generator)), ends, self.x)
         return self._towards(generator, torch.ones_like(self.radius))
+
+    def _largest(self, size: Tensor) -> Tensor:
+        """Bool, the eps largest values of each image."""
+        return (ranks(size.flatten(1)) < self.eps[:, None]).reshape_as(size)
 
     def _towards(self, generator: torch.Generator, scale: Tensor) -> Tensor:
         draw = torch.randn(self.x.shape, generator=generator, device=self.x.device, dtype=self.x.dtype)
@@ -131,19 +148,35 @@ class Ball:
 
 def norm_of(delta: Tensor, norm: Norm) -> Tensor:
     """Norm of each row, [B]."""
-    order = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}[norm]
+    order = {"linf": float("inf"), "l2": 2.0, "l1": 1.0, "l0": 0.0}[norm]
     return torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
 
 
-def _onto_simplex(delta: Tensor, eps: Tensor) -> Tensor:
-    """Nearest point of the L1 ball, by the sorted threshold of Duchi et al. 2008."""
-    flat = delta.flatten(1)
-    ranked = flat.abs().sort(1, descending=True).values
-    over = ranked.cumsum(1) - eps[:, None]
-    rank = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
-    last = (ranked * rank > over).sum(1, keepdim=True).clamp_min(1)
-    threshold = (over.gather(1, last - 1) / last).clamp_min(0)
-    return (flat.sign() * (flat.abs() - threshold).clamp_min(0)).reshape_as(delta)
+def onto_l1(delta: Tensor, eps: Tensor, room: Tensor) -> Tensor:
+    """Nearest point to delta [B, ...] with L1 norm <= eps [B] and, per value, |point| <= room.
+
+    It is sign(delta) clip(|delta| - m, 0, room), the least m >= 0 that fits; the sum is piecewise linear in m
+    and known at its corners |delta| and |delta| - room (Croce and Hein 2021, proposition 2.1).
+    """
+    size, most = delta.flatten(1).abs(), room.flatten(1)
+    corners = torch.cat([size, (size - most).clamp_min(0), size.new_zeros(len(size), 1)], 1)
+    turns = torch.cat([torch.ones_like(size), -torch.ones_like(size), size.new_zeros(len(size), 1)], 1)
+    corners, order = corners.sort(dim=1, descending=True, stable=True)
+    moving = turns.gather(1, order).cumsum(1)[:, :-1]  # values that grow while m falls to the next corner
+    total = (moving * (corners[:, :-1] - corners[:, 1:])).cumsum(1)
+    over = total >= eps[:, None]
+    at = over.to(torch.uint8).argmax(1, keepdim=True)
+    excess = total.gather(1, at) - eps[:, None]
+    exact = corners.gather(1, at + 1) + excess / moving.gather(1, at).clamp_min(1)
+    m = torch.where(over.any(1, keepdim=True), exact, 0.0)
+    return (delta.flatten(1).sign() * torch.minimum((size - m).clamp_min(0), most)).reshape_as(delta)
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Place of each value of a row [B, D] among them, 0 for the largest; ties by index."""
+    order = values.argsort(dim=1, descending=True, stable=True)
+    place = torch.arange(values.shape[1], device=values.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, place)
 
 
 def _on_grid(z: Tensor, x: Tensor, levels: int, bounds: tuple[float, float]) -> Tensor:

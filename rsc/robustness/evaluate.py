@@ -21,6 +21,7 @@ from rsc.robustness.ball import parse_eps
 from rsc.robustness.eot import Eot, as_eot
 from rsc.robustness.model import StochasticModel, label_of, stream_generator
 from rsc.robustness.predict import as_predictor, checked, name_of, source_of
+from rsc.robustness.qte import qte as trade_off
 from rsc.robustness.results import Accuracy, AttackRow, Curve, NoiseSource, PairedDifference, Scores
 from rsc.robustness.statistics import all_of, bootstrap_difference, bootstrap_mean, wilson
 
@@ -226,7 +227,7 @@ def attack_row(
         norm=attack.norm,
         eps=value,
         eps_text=text,
-        attack=attack.name,
+        attack=attack.title,
         steps=attack.steps,
         restarts=attack.restarts,
         eot=eot.effective_draws,
@@ -252,7 +253,11 @@ def accuracy_curve(
     *,
     predict: Any = None,
 ) -> Curve:
-    """One row per strength, eps = 0 always among them and through the same pipeline."""
+    """One row per strength, eps = 0 always among them and through the same pipeline.
+
+    Call it for any number of models and targets with the same images, strengths and scoring; their `qte_mean`
+    are then the points of the trade-off figure.
+    """
     values = {parse_eps(s)[0]: s for s in (0.0, *strengths)}
     rows: list[AttackRow] = []
     for value in sorted(values):
@@ -265,14 +270,13 @@ def accuracy_curve(
 
 
 def qte(strengths: Sequence[float], accuracies: Sequence[float]) -> tuple[float, float]:
-    """Trapezoid area under accuracy over strength, and that area over the range (arXiv 2407.20099).
+    """`rsc.robustness.qte`, area and mean, of a curve that may be a single point.
 
     A single strength has no area; its accuracy is the mean.
     """
     if len(strengths) < 2:
         return 0.0, float(accuracies[0])
-    area = float(np.trapezoid(accuracies, strengths))
-    return area, area / (strengths[-1] - strengths[0])
+    return tuple(trade_off(strengths, accuracies))  # type: ignore[return-value]
 
 
 def _numpy(values: Any) -> np.ndarray:

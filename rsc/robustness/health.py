@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from rsc.encoder_spec import GAUSSIAN
 from rsc.errors import UsageError
+from rsc.robustness.attacks import Attack
 from rsc.robustness.ball import norm_of
 from rsc.robustness.results import HealthCheck, Status
 from rsc.robustness.study import Study
@@ -34,15 +36,24 @@ def clean_through_pipeline(s: Study) -> Finding:
 
 
 def fresh_noise(s: Study) -> Finding:
-    """R2: scoring noise is fresh: its own stream, and other draws give other runs."""
+    """R2: noise is fresh: scoring has its own, other draws give other runs, certificates share none."""
     clean, attacked = s.runs(None), s.runs(s.attack, s.eps)
     overlap = clean.stream == "attack" and clean.seed == s.scoring.attack_seed
     vary = max(float((r.classes != r.classes[0]).any(0).mean()) for r in (clean, attacked))
-    fixed = s.model.encoder.stochastic and s.scoring.draws > 1 and vary == 0
+    noisy = s.model.encoder.stochastic
+    fixed = noisy and s.scoring.draws > 1 and vary == 0
+    numbers = {"streams_overlap": float(overlap), "images_that_vary_with_the_draw": vary}
+    shared = False
+    if noisy and s.model.encoder.kind in GAUSSIAN:
+        claimed, shown = s.certificate_draws()
+        shared = shown < claimed
+        numbers |= {"certificate_draws_claimed": float(claimed), "certificate_draws_shown": float(shown)}
     return (
-        "FAIL" if overlap or fixed else "PASS",
-        {"streams_overlap": float(overlap), "images_that_vary_with_the_draw": vary},
-        "The scored model answers alike for every draw: it ignores the noise keys or its seed is fixed.",
+        "FAIL" if overlap or fixed or shared else "PASS",
+        numbers,
+        "A certificate selects and estimates on the same draws: draw anew for the estimate."
+        if shared
+        else "The scored model answers alike for every draw: it ignores the noise keys or its seed is fixed.",
     )
 
 
@@ -117,8 +128,23 @@ def gradients_exist(s: Study) -> Finding:
     return status, {"share_of_zero_gradients": share}, "Attack with a wider surrogate, or with another loss."
 
 
+def surrogates_agree(s: Study) -> Finding:
+    """R10: no other surrogate gradient finds images that are worse by two points."""
+    found = s.through()
+    reached = s.per_run(s.attack, s.eps).value
+    numbers = found | {f"{s.attack.name} as it is": reached}
+    if not found:
+        return "WARN", numbers, "No other gradient fits this network: report that only its own was tried."
+    worst = min(found, key=lambda k: found[k])
+    return (
+        "WARN" if reached - found[worst] > 2 * POINT else "PASS",
+        numbers,
+        f"The attack is stronger through '{worst}': report the minimum over surrogates.",
+    )
+
+
 def white_box_is_strongest(s: Study) -> Finding:
-    """R12: no attack without gradients beats the main one."""
+    """R12: no attack without gradients of the network beats the main one."""
     main = s.runs(s.attack, s.eps)
     reached, resists = s.per_run(s.attack, s.eps).value, main.votes == main.y
     numbers, best = {s.attack.name: reached}, 1.0
@@ -127,6 +153,10 @@ def white_box_is_strongest(s: Study) -> Finding:
         numbers[rival.name] = runs.scores().per_run.value
         numbers[f"broken only by {rival.name}"] = float((resists & (runs.votes != runs.y)).sum())
         best = min(best, numbers[rival.name])
+    transfer = s.transferred()
+    numbers["transfer from the control"] = transfer.scores().per_run.value
+    numbers["broken only by transfer"] = float((resists & (transfer.votes != transfer.y)).sum())
+    best = min(best, numbers["transfer from the control"])
     return (
         "FAIL" if best < reached - POINT else "PASS",
         numbers,
@@ -150,17 +180,27 @@ def images_are_legal(s: Study) -> Finding:
         level = (found.x.double() - low) / (high - low) * s.scoring.levels
         numbers["off_grid"] = float((level - level.round()).abs().max())
         legal = legal and numbers["off_grid"] < 1e-3
+        numbers |= s.rounding()
     fits = legal and found.x.dtype == s.x.dtype
     return "PASS" if fits else "FAIL", numbers, "Project and round the images before they are scored."
 
 
 def core_is_a_function(s: Study) -> Finding:
-    """R15: the core answers alike for the same frames, alone or in a batch, and gives logits."""
+    """R15: the core answers alike for the same frames, alone or not, and gives logits with gradients."""
     repeat, alone, one_sum = s.core_changes()
     numbers = {"change_on_repeat": repeat, "change_when_alone": alone, "rows_summing_to_one": one_sum}
+    numbers |= {"classes": float(s.classes), "classes_needed": float(_needed(s.attack))}
+    numbers["differentiable"] = float(s.model.differentiable)
     if repeat > 1e-4 or alone > 1e-4:
         return "FAIL", numbers, "Use evaluation mode, reset states at every call, drop batch statistics."
+    if s.classes < _needed(s.attack) or not s.model.differentiable:
+        return "FAIL", numbers, "The loss does not fit the classes, or no gradient flows: use another attack."
     return "WARN" if one_sum == 1 else "PASS", numbers, "Outputs look like probabilities; attack the logits."
+
+
+def _needed(attack: Attack) -> int:
+    """Classes that the loss of an attack ranks."""
+    return {"dlr": 3, "dlr_targeted": 4}.get(str(getattr(attack, "loss", "ce")), 2)
 
 
 def restarts_suffice(s: Study) -> Finding:
@@ -213,6 +253,32 @@ def control_breaks(s: Study) -> Finding:
     )
 
 
+def proofs_hold(s: Study) -> Finding:
+    """R19: no attack turns a run whose label was proved for the whole ball."""
+    proved, broken = s.proved_and_broken()
+    status: Status = "FAIL" if broken else "PASS" if proved else "WARN"
+    advice = (
+        "The bounds are not sound for the program that ran: check rounding, resets and saturation."
+        if broken
+        else "Nothing was proved, so nothing was tested: lower eps, or train with intervals."
+    )
+    return status, {"proved": float(proved), "broken": float(broken), "eps": s.eps}, advice
+
+
+def twin_is_the_target(s: Study) -> Finding:
+    """R20: under the same noise the model that was attacked answers as the target that is scored."""
+    clean, attacked = s.twin_mismatch()
+    worst = max(clean, attacked)
+    status: Status = "FAIL" if worst > 0.1 else "WARN" if worst else "PASS"
+    return (
+        status,
+        {"clean_runs_that_differ": clean, "attacked_runs_that_differ": attacked},
+        "This is no twin of the target: attack the target itself (integer twin, BPDA, black box)."
+        if worst > 0.1
+        else "Transfer is statistical, not exact: report the paired difference, and attack the integer twin.",
+    )
+
+
 CHECKS: dict[str, tuple[str, Callable[[Study], Finding]]] = {
     "R1": ("eps = 0 through the pipeline equals clean accuracy", clean_through_pipeline),
     "R2": ("scoring noise is fresh", fresh_noise),
@@ -223,6 +289,7 @@ CHECKS: dict[str, tuple[str, Callable[[Study], Finding]]] = {
     "R7": ("twice the EOT draws change less than a point", draws_suffice),
     "R8": ("gradients of two halves of the draws agree", gradients_agree),
     "R9": ("gradients are not zero", gradients_exist),
+    "R10": ("other surrogate gradients find nothing worse", surrogates_agree),
     "R11": ("twice the restarts change less than a point", restarts_suffice),
     "R12": ("no black-box attack beats the white-box attack", white_box_is_strongest),
     "R13": ("known noise makes the attack stronger", known_noise_is_worse),
@@ -231,23 +298,38 @@ CHECKS: dict[str, tuple[str, Callable[[Study], Finding]]] = {
     "R16": ("the best candidate is kept", best_iterate_is_kept),
     "R17": ("certificates survive attacks", certificates_hold),
     "R18": ("an undefended control breaks", control_breaks),
+    "R19": ("interval proofs survive attacks", proofs_hold),
+    "R20": ("the model attacked answers as the target scored", twin_is_the_target),
 }
 NEED_NOISE = frozenset({"R7", "R13", "R17"})
 
 
+def applicable(study: Study) -> list[str]:
+    """Ids of the checks that the study has all it takes for."""
+    missing = set() if study.model.encoder.stochastic else set(NEED_NOISE)
+    if study.verify is None or study.attack.norm != "linf":
+        missing.add("R19")
+    if study.predict is None:
+        missing.add("R20")
+    return [check for check in CHECKS if check not in missing]
+
+
 def check_health(study: Study, ids: Iterable[str] | None = None) -> tuple[HealthCheck, ...]:
-    """Run checks by id, by default all that apply (R7, R13 and R17 need an encoder with noise).
+    """Run checks by id, by default all that apply.
+
+    R7, R13 and R17 need an encoder with noise, R19 a verifier and the L_inf norm, R20 a target of its own.
 
     Raises:
-        UsageError: an id is not known, or asks for noise that is not there.
+        UsageError: an id is not known, or asks for what is not there.
     """
-    noisy = study.model.encoder.stochastic
-    wanted = [i for i in CHECKS if noisy or i not in NEED_NOISE] if ids is None else list(ids)
-    unknown = [i for i in wanted if i not in CHECKS or (i in NEED_NOISE and not noisy)]
+    fitting = applicable(study)
+    wanted = fitting if ids is None else list(ids)
+    unknown = [i for i in wanted if i not in fitting]
     if unknown:
         raise UsageError(
             f"Checks {', '.join(unknown)} cannot run.",
-            f"Known: {', '.join(CHECKS)}; {', '.join(sorted(NEED_NOISE))} need an encoder with noise.",
+            f"Known: {', '.join(CHECKS)}; {', '.join(sorted(NEED_NOISE))} need an encoder with noise, "
+            "R19 a verifier and L_inf, R20 a target to compare with.",
             "Leave them out.",
         )
     return tuple(_run(study, i) for i in wanted)

@@ -5,7 +5,6 @@ The encoder is applied by us, never inside the core, so noise can be fresh, shar
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 from collections.abc import Callable
@@ -18,7 +17,9 @@ from torch import Tensor
 from rsc.coding import encode_torch
 from rsc.errors import UsageError
 from rsc.hw_targets.base import DeployedModel
+from rsc.neurons.surrogates import surrogate_of
 from rsc.program import EncoderSpec
+from rsc.robustness.surrogates import GradientRule, Memory, attack_through, shared_copy, surrogate_text
 
 READOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda out: out.mean(0),
@@ -60,6 +61,7 @@ class ModuleModel:
         name: for reports.
         differentiable: whether gradients flow from logits to frames.
         surrogate: surrogate gradient in use, for reports.
+        memory: what the attacker's gradient rule remembers between steps, if it has one.
     """
 
     module: Callable[[Tensor], Tensor]
@@ -69,6 +71,7 @@ class ModuleModel:
     name: str = "model"
     differentiable: bool = True
     surrogate: str = "model"
+    memory: Memory | None = None
 
     def core(self, frames: Tensor) -> Tensor:
         """Logits [B, K] of frames [T, B, ...]."""
@@ -139,40 +142,37 @@ def device_of(model: object) -> torch.device:
 def with_surrogate(model: ModuleModel, surrogate: Any) -> ModuleModel:
     """The same network attacked through another surrogate gradient; weights are shared, forward unchanged.
 
-    Uses the module's own `with_surrogate` if it has one; else sets the attribute `surrogate`
-    on a structural copy of every part that has it.
+    A `GradientRule` (RGA, ASSG, ...) replaces the backward pass of whole layers. A plain surrogate goes to
+    the module's own `with_surrogate` if it has one; else to the attribute `surrogate` of a structural copy
+    of every part that has it.
+
+    Args:
+        surrogate: a rule, a function of v - v_threshold, its name, or what the module's parts take.
 
     Raises:
         UsageError: the module offers neither.
     """
     module: Any = model.module
+    if isinstance(surrogate, GradientRule) and isinstance(module, torch.nn.Module):
+        twin, memory = attack_through(module, surrogate)
+        return dataclasses.replace(model, module=twin, surrogate=surrogate.title, memory=memory)
+    name = surrogate_text(surrogate)
+    if isinstance(surrogate, str):
+        surrogate = surrogate_of(surrogate)
     if hasattr(module, "with_surrogate"):
-        return dataclasses.replace(model, module=module.with_surrogate(surrogate), surrogate=_text(surrogate))
+        return dataclasses.replace(model, module=module.with_surrogate(surrogate), surrogate=name)
     parts = list(module.modules()) if isinstance(module, torch.nn.Module) else [module]
-    if not any(hasattr(part, "surrogate") for part in parts):
+    if isinstance(surrogate, GradientRule) or not any(hasattr(part, "surrogate") for part in parts):
         raise UsageError(
-            f"Model '{model.name}' has no surrogate to switch.",
+            f"Model '{model.name}' cannot be attacked through '{name}'.",
             "None of its parts has an attribute 'surrogate' or a method 'with_surrogate'.",
             "Attack it with the surrogate it was built with.",
         )
-    twin = copy.deepcopy(module, _shared(module))
-    for part in twin.modules() if isinstance(twin, torch.nn.Module) else [twin]:
+    twin = shared_copy(module)
+    for part in twin.modules():
         if hasattr(part, "surrogate"):
             part.surrogate = surrogate
-    return dataclasses.replace(model, module=twin, surrogate=_text(surrogate))
-
-
-def _text(surrogate: Any) -> str:
-    if isinstance(surrogate, str):
-        return surrogate
-    return str(getattr(surrogate, "name", getattr(surrogate, "__name__", surrogate)))
-
-
-def _shared(module: Any) -> dict[int, Any]:
-    """A deepcopy memo that keeps weights and buffers shared."""
-    if not isinstance(module, torch.nn.Module):
-        return {}
-    return {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    return dataclasses.replace(model, module=twin, surrogate=name)
 
 
 def stream_generator(

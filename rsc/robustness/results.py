@@ -10,10 +10,11 @@ from typing import Literal
 
 import msgspec
 
-Norm = Literal["linf", "l2", "l1"]
+Norm = Literal["linf", "l2", "l1", "l0"]
 Kind = Literal["per_run", "vote", "worst_of"]
 Status = Literal["PASS", "WARN", "FAIL"]
 NoiseSource = Literal["keyed", "generator"]
+Soundness = Literal["integer", "sampler", "real"]
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -169,7 +170,7 @@ class CertifiedImage(msgspec.Struct, frozen=True):
         label: true class.
         predicted: class the vote names, or -1 if it abstains.
         p_low: lower confidence bound of that class's probability in one run.
-        radius: certified L2 radius in pixel units; 0 if it abstains.
+        radius: certified, in the norm of the report and pixel units; 0 if it abstains.
         at_ceiling: all n draws agreed, so more draws would give a larger radius.
     """
 
@@ -185,9 +186,9 @@ class CertifyRow(msgspec.Struct, frozen=True):
     """Share of images that are right and certified at a radius.
 
     Fields:
-        radius: L2, pixel units.
+        radius: in the norm of the report, pixel units.
         certified_accuracy: fraction of `n` images.
-        linf_eps: radius / sqrt(dimensions), the L_inf ball inside the L2 ball.
+        linf_eps: the L_inf ball inside: radius / sqrt(dimensions) of an L2 ball, / dimensions of an L1 ball.
     """
 
     radius: float
@@ -198,7 +199,7 @@ class CertifyRow(msgspec.Struct, frozen=True):
 
 
 class Guarantee(msgspec.Struct, frozen=True):
-    """What the certificates promise for few runs under any L2 attack of size `radius`.
+    """What the certificates promise for few runs under any attack of size `radius`, in the report's norm.
 
     Fields:
         per_run: lower bound of mean accuracy of one run.
@@ -208,6 +209,65 @@ class Guarantee(msgspec.Struct, frozen=True):
     radius: float
     per_run: float
     votes: dict[int, float]
+
+
+class Conversion(msgspec.Struct, frozen=True):
+    """The largest L_inf, L2 and L1 ball inside the certified ball of one radius, pixel units."""
+
+    radius: float
+    linf: float
+    l2: float
+    l1: float
+
+
+class Transfer(msgspec.Struct, frozen=True):
+    """A target certified through its twin: pA_target >= pA_twin - q_up, each side at alpha / 2.
+
+    q is the probability that the twin names the class and the target does not, on the same noise; q_up is
+    its upper confidence bound (Clopper-Pearson), of every image by itself.
+
+    Fields:
+        twin, target: who drew the many runs, and whom the certificate is about.
+        draws: paired draws per image, fixed beforehand.
+        lost: paired draws of all images on which the twin named the class and the target another.
+        disagreements: paired draws on which they differed at all; runs: of how many.
+        q_up_mean, q_up_least: mean over images, and what an image without any lost draw has.
+    """
+
+    twin: str
+    target: str
+    draws: int
+    lost: int
+    disagreements: int
+    runs: int
+    q_up_mean: float
+    q_up_least: float
+
+
+class Voted(msgspec.Struct, frozen=True):
+    """The vote of n runs per image, or no answer (PREDICT of Cohen et al., arXiv 1902.02918).
+
+    An answer differs from the most probable class with probability at most alpha, per image.
+
+    Fields:
+        classes: one per image, -1 where it abstains.
+        draws, alpha, seed, stream, source: how it was made.
+        abstained: images.
+        accuracy: share of all images that are answered and right, with labels; wrong: answered and not.
+        interval: Wilson, of accuracy.
+    """
+
+    classes: tuple[int, ...]
+    draws: int
+    alpha: float
+    seed: int
+    stream: str
+    source: NoiseSource
+    abstained: int
+    target: str
+    accuracy: float | None = None
+    wrong: float | None = None
+    interval: Interval | None = None
 
 
 class CertifyReport(msgspec.Struct, frozen=True):
@@ -226,6 +286,19 @@ class CertifyReport(msgspec.Struct, frozen=True):
         rows: certified accuracy by radius.
         guarantees: per-run and vote-of-K bounds by radius.
         target, model: what was certified, and its name.
+        norm: of all radii: "l2" for Gaussian noise, "l1" for coins.
+        soundness: "integer": no floating point between image and class; "sampler": none between image and
+            frames, and the network's own floating point is part of what is certified; "real": noise in
+            floating point, which leaves the gap of Voracek and Hein (arXiv 2207.07209).
+        promises: what holds, as sentences; limits: what does not.
+        advice: what would give more, as sentences.
+        squared_levels: on a grid, per image: a perturbed image is covered if and only if the sum of its
+            squared differences, in whole levels, is at most this.
+        off_grid: images that the encoder rounds to its grid; their certificates are about the rounded image.
+        together: alpha was divided by the number of images, so that all certificates hold at once.
+        conversions: per radius of `rows`.
+        transfer: if the target was certified through a twin.
+        voted: of the same images, if they were voted on.
     """
 
     rule: str
@@ -246,6 +319,17 @@ class CertifyReport(msgspec.Struct, frozen=True):
     guarantees: tuple[Guarantee, ...]
     target: str = ""
     model: str = ""
+    norm: Norm = "l2"
+    soundness: Soundness = "real"
+    promises: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+    squared_levels: tuple[int, ...] = ()
+    off_grid: int = 0
+    together: bool = False
+    conversions: tuple[Conversion, ...] = ()
+    transfer: Transfer | None = None
+    voted: Voted | None = None
 
 
 class HealthCheck(msgspec.Struct, frozen=True):
@@ -273,6 +357,7 @@ class RobustnessReport(msgspec.Struct, frozen=True):
         clean: scores without any perturbation.
         attacks: rows, including the per-image worst over attacks where it was made.
         curves, certificates, differences, checks: as named.
+        not_tried: attacks and gradients that were left out, e.g. "attack square", "gradient hart".
     """
 
     target: str
@@ -283,3 +368,4 @@ class RobustnessReport(msgspec.Struct, frozen=True):
     certificates: tuple[CertifyReport, ...] = ()
     differences: tuple[PairedDifference, ...] = ()
     checks: tuple[HealthCheck, ...] = ()
+    not_tried: tuple[str, ...] = ()

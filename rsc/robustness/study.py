@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -15,13 +16,14 @@ from torch import Tensor
 from rsc.coding import encode
 from rsc.program import EncoderSpec
 from rsc.results import Keys
-from rsc.robustness.attacks import Adversarial, Attack, Fgsm, Pgd, RandomNoise, Spsa, Square
+from rsc.robustness.attacks import Adversarial, Attack, Fgsm, Pgd, RandomNoise, Spsa, Square, Transfer
 from rsc.robustness.certify import ABSTAIN, certify
+from rsc.robustness.ensemble import SURROGATES, views
 from rsc.robustness.eot import Eot
 from rsc.robustness.evaluate import Runs, Scoring, craft, measure
 from rsc.robustness.model import ModuleModel, stream_generator
 from rsc.robustness.predict import Keyed, as_predictor, encoder_of
-from rsc.robustness.results import Accuracy
+from rsc.robustness.results import Accuracy, Norm
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +39,10 @@ class Study:
         scoring: seeds and draws.
         predict: what is scored; the model itself by default.
         control: an undefended network; the model without its noise by default.
+        surrogates: gradients that R10 tries, as `views` takes them.
+        verify: (images, labels, eps, keys) -> bool [B], whether the label is proved for the whole L_inf ball
+            under that noise, e.g. by intervals of the deployed integers (R19).
+        certifier: what is checked as a certifier: called as `rsc.robustness.certify.certify`.
         certify_images, certify_n: budget of the certificate check.
     """
 
@@ -53,6 +59,9 @@ class Study:
     control: ModuleModel | None = None
     certify_images: int = 20
     certify_n: int = 400
+    surrogates: tuple[Any, ...] = SURROGATES
+    verify: Callable[[np.ndarray, np.ndarray, float, Keys], np.ndarray] | None = None
+    certifier: Callable[..., Any] = certify
     _done: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -165,10 +174,75 @@ class Study:
         runs = [measure(control, x, self.y, 1, self.scoring.seed) for x in (self.x, found.x)]
         return float(runs[0].right.mean()), float(runs[1].right.mean())
 
+    def rounding(self) -> dict[str, float]:
+        """Per-run accuracy under the main attack before and after its images are put on the input grid."""
+        free = dataclasses.replace(self.scoring, levels=0)
+        images = craft(self.attack, Eot(self.model, self.eot), self.x, self.y, self.eps, free).x
+        before = measure(self.scored, images, self.y, self.scoring.draws, self.scoring.seed)
+        return {
+            "accuracy_before_rounding": float(before.right.mean()),
+            "accuracy_after_rounding": self.per_run(self.attack, self.eps).value,
+        }
+
+    def through(self) -> dict[str, float]:
+        """Per-run accuracy under the main attack through each other gradient that fits; R10."""
+        found = {}
+        for view in views(self.model, self.surrogates):
+            if view is self.model:
+                continue
+            images = craft(self.attack, Eot(view, self.eot), self.x, self.y, self.eps, self.scoring).x
+            runs = measure(self.scored, images, self.y, self.scoring.draws, self.scoring.seed)
+            found[view.surrogate] = float(runs.right.mean())
+        return found
+
+    def transferred(self) -> Runs:
+        """Predictions on images made on the undefended control."""
+        made = craft(self.attack, Eot(self.undefended(), 1), self.x, self.y, self.eps, self.scoring)
+        replay = Transfer(self.attack.norm, saved=made.x)
+        return self.runs(replay, self.eps)
+
+    def certificate_draws(self) -> tuple[int, int]:
+        """Noise draws that a certificate claims per image, and different ones that the target was shown."""
+        seen: set[tuple[int, str, int]] = set()
+        claimed = (20, 60)
+
+        def spy(x: np.ndarray, keys: Keys) -> np.ndarray:
+            draws = np.broadcast_to(np.asarray(keys.draw), len(keys))
+            seen.update((keys.seed, keys.stream, int(d)) for d in draws)
+            return self.scored(x, keys)
+
+        n0, n = claimed
+        spec = self.model.encoder if self.predict is None else _encoder(self.predict, self.model)
+        self.certifier(spy, self.x[:1], self.y[:1], encoder=spec, n0=n0, n=n, seed=self.scoring.seed)
+        return n0 + n, len(seen)
+
+    def proved_and_broken(self) -> tuple[int, int]:
+        """Runs whose label was proved for the ball, and those of them that an attack inside it turned."""
+        if self.verify is None:
+            return 0, 0
+        x, y, ids = self.x.cpu().numpy(), self.y.cpu().numpy(), np.arange(len(self.x))
+        images = [self.found(attack, self.eps).x.cpu().numpy() for attack in (self.attack, *self.rivals)]
+        proved, broken = 0, 0
+        for draw in range(min(self.scoring.draws, 4)):
+            keys = Keys(self.scoring.seed, ids, draw, "score")
+            sure = np.asarray(self.verify(x, y, self.eps, keys), bool)
+            wrong = np.stack([self.scored(z, keys) != y for z in (x, *images)]).any(0)
+            proved, broken = proved + int(sure.sum()), broken + int((sure & wrong).sum())
+        return proved, broken
+
+    def twin_mismatch(self) -> tuple[float, float]:
+        """Share of clean runs, and of attacked ones, in which target and model differ on the same noise."""
+        shares = []
+        for images in (self.x, self.found(self.attack, self.eps).x):
+            ours = measure(self.model, images, self.y, self.scoring.draws, self.scoring.seed)
+            theirs = measure(self.scored, images, self.y, self.scoring.draws, self.scoring.seed)
+            shares.append(float((ours.classes != theirs.classes).mean()))
+        return shares[0], shares[1]
+
     def certified_flips(self, inside: float = 0.9) -> tuple[int, int]:
         """Certified images, and those whose vote an attack inside the radius turns significantly."""
         n = min(self.certify_images, len(self.x))
-        report = certify(
+        report = self.certifier(
             self.scored,
             self.x[:n],
             self.y[:n],
@@ -179,14 +253,15 @@ class Study:
         sure = [k for k, image in enumerate(report.images) if image.predicted != ABSTAIN]
         if not sure:
             return 0, 0
+        norm: Norm = getattr(report, "norm", "l2")
         x = self.x[sure]
         classes = torch.tensor([report.images[k].predicted for k in sure], device=x.device)
         radii = torch.tensor([inside * report.images[k].radius for k in sure], device=x.device)
         turned = np.zeros(len(sure), bool)
         for attack, eps in (
-            (Pgd("l2"), radii),
-            (RandomNoise("l2", restarts=4), radii),
-            (RandomNoise("l2"), radii / 100),
+            (Pgd(norm), radii),
+            (RandomNoise(norm, restarts=4), radii),
+            (RandomNoise(norm), radii / 100),
         ):
             generator = stream_generator(self.scoring.attack_seed, "attack", x.device, 2)
             found = attack(Eot(self.model, self.eot), x, classes, eps, generator=generator)

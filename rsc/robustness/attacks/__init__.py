@@ -8,6 +8,7 @@ from rsc.robustness.attacks.fgsm import Fgsm
 from rsc.robustness.attacks.pgd import Pgd
 from rsc.robustness.attacks.random_noise import RandomNoise
 from rsc.robustness.attacks.sa_pgd import SaPgd
+from rsc.robustness.attacks.sea import Sea
 from rsc.robustness.attacks.spsa import Spsa
 from rsc.robustness.attacks.square import Square
 from rsc.robustness.attacks.strongest import Strongest
@@ -20,6 +21,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "sa_pgd": SaPgd,
     "square": Square,
     "spsa": Spsa,
+    "sea": Sea,
     "random": RandomNoise,
     "strongest": Strongest,
     "transfer": Transfer,
@@ -35,6 +37,7 @@ __all__ = [
     "Query",
     "RandomNoise",
     "SaPgd",
+    "Sea",
     "Spsa",
     "Square",
     "Strongest",

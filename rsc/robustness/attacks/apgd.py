@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rsc.errors import UsageError
+from rsc.robustness.attacks.apgd_l1 import ascend_l1
 from rsc.robustness.attacks.base import Attack, Query
 from rsc.robustness.ball import Ball
 from rsc.robustness.losses import Loss, dlr_targeted
-from rsc.robustness.results import Norm
 
 _MOMENTUM = 0.75
 _RISE_SHARE = 0.75  # fewer rises than this share since the last checkpoint means a stall
@@ -30,14 +30,13 @@ def checkpoints(steps: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Apgd(Attack):
-    """APGD on the mean loss.
+    """APGD on the mean loss; in L1 the sparse form of Croce and Hein 2021 (`apgd_l1`).
 
     Fields:
         loss: "ce", "dlr", or "dlr_targeted" (restart r aims at the class ranked r+2 on the clean image).
     """
 
     name: ClassVar[str] = "apgd"
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     steps: int = 100
     random_start: bool = True
@@ -53,6 +52,12 @@ class Apgd(Attack):
                 "Use targets=1 or loss='dlr_targeted'.",
             )
 
+    @property
+    def queries(self) -> tuple[int, int]:
+        """Of one restart."""
+        asked = self.targets * (self.steps + 1)
+        return asked + (self.loss == "dlr_targeted"), self.targets
+
     def _search(self, query: Query, ball: Ball, start: Tensor) -> list[Tensor]:
         if self.loss != "dlr_targeted":
             return [self._ascend(query, ball, start, self.loss)]
@@ -64,6 +69,8 @@ class Apgd(Attack):
 
     def _ascend(self, query: Query, ball: Ball, start: Tensor, loss: str | Loss) -> Tensor:
         """The iterate of largest mean loss."""
+        if self.norm == "l1":
+            return ascend_l1(query, ball, start, loss, self.steps)
         step = 2 * ball.eps
         value, grad = query.gradient(start, loss)
         state = _State(start, start, start, grad, grad, value, value, step)

@@ -110,6 +110,24 @@ class Attack(ABC):
                 f"steps {self.steps} and restarts {self.restarts} must be at least 1.", "", "Raise them."
             )
 
+    @property
+    def title(self) -> str:
+        """Name for reports, with the loss where it is not the cross-entropy: "apgd_dlr"."""
+        loss = str(getattr(self, "loss", "ce"))
+        return self.name + {"ce": "", "dlr_targeted": "_targeted"}.get(loss, f"_{loss}")
+
+    @property
+    @abstractmethod
+    def queries(self) -> tuple[int, int]:
+        """Losses or gradients asked for in one restart, and candidates it returns; each at most."""
+
+    def cost(self, model: StochasticModel | Eot, judge_draws: int = 8) -> int:
+        """Network runs per image, at most: known before the attack starts."""
+        eot = as_eot(model)
+        judging = dataclasses.replace(eot, draws=max(judge_draws, eot.draws)).effective_draws
+        asked, candidates = self.queries
+        return self.restarts * (asked * eot.effective_draws + candidates * judging) + judging
+
     @abstractmethod
     def _search(self, query: Query, ball: Ball, start: Tensor) -> list[Tensor]:
         """Candidates [B, ...] of one restart, each inside `ball`; `start` is where to begin."""
@@ -184,6 +202,8 @@ class Attack(ABC):
             best_loss = torch.full_like(best_loss, -math.inf)
         runs = 0
         for _ in range(self.restarts):
+            if eot.memory is not None:
+                eot.memory.clear()
             query = Query(eot, y, eot.noise(x, generator, index), index, generator)
             start = ball.random(generator) if self.random_start else x
             for candidate in self._search(query, ball, start):

@@ -17,6 +17,11 @@ class Fgsm(Attack):
 
     name: ClassVar[str] = "fgsm"
 
+    @property
+    def queries(self) -> tuple[int, int]:
+        """Of one restart."""
+        return 1, 1
+
     def _search(self, query: Query, ball: Ball, start: Tensor) -> list[Tensor]:
         _, grad = query.gradient(start)
         return [ball.project(start + ball.radius * ball.steepest(grad, start))]

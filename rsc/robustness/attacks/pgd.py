@@ -28,6 +28,11 @@ class Pgd(Attack):
     rel_step: float = 0.25
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
+    @property
+    def queries(self) -> tuple[int, int]:
+        """Of one restart."""
+        return self.steps, 2
+
     def _search(self, query: Query, ball: Ball, start: Tensor) -> list[Tensor]:
         z, best, best_loss = start, start, torch.full_like(ball.eps, -torch.inf)
         for _ in range(self.steps):

@@ -29,6 +29,11 @@ class SaPgd(Attack):
     steps: int = 100
     random_start: bool = True
 
+    @property
+    def queries(self) -> tuple[int, int]:
+        """Of one restart."""
+        return self.steps, 2
+
     def _search(self, query: Query, ball: Ball, start: Tensor) -> list[Tensor]:
         z, best, best_loss = start, start, torch.full_like(ball.eps, -torch.inf)
         m, v = torch.zeros_like(z), torch.zeros_like(z)

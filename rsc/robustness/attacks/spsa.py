@@ -30,6 +30,11 @@ class Spsa(Attack):
     probe: float = 0.5
     rel_step: float = 0.25
 
+    @property
+    def queries(self) -> tuple[int, int]:
+        """Of one restart."""
+        return 2 * self.pairs * self.steps, 1
+
     def _search(self, query: Query, ball: Ball, start: Tensor) -> list[Tensor]:
         z = start
         for _ in range(self.steps):

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from rsc.robustness.attacks.base import Attack, Query
 from rsc.robustness.ball import Ball
-from rsc.robustness.results import Norm
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10 000 queries
 
@@ -21,6 +20,8 @@ class Square(Attack):
     """Accepts a patch of +-eps when the mean margin rises.
 
     Images [B, C, H, W] get square patches; anything flatter gets runs of neighbouring values.
+    In L2 and L1 a patch alone uses up the radius, and the sum is projected back: simpler than the published
+    L2 form, which moves mass between windows.
     Under noise a lucky measurement would freeze the search, so the incumbent is measured anew
     every `refresh` steps.
 
@@ -30,22 +31,27 @@ class Square(Attack):
     """
 
     name: ClassVar[str] = "square"
-    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     judge: ClassVar[str] = "margin"
 
     steps: int = 1000
     share: float = 0.8
     refresh: int = 10
 
+    @property
+    def queries(self) -> tuple[int, int]:
+        """Of one restart."""
+        return 1 + self.steps + (self.steps - 1) // self.refresh, 1
+
     def _search(self, query: Query, ball: Ball, start: Tensor) -> list[Tensor]:
-        delta = _stripes(ball, query.generator)
-        best = ball.project(ball.x + delta)
+        stripes = _stripes(ball, query.generator)
+        best = ball.project(ball.x + stripes * ball.radius / ball.size(stripes))
         best_loss = query.loss(best, "margin")
         for k in range(self.steps):
             if query.eot.model.encoder.stochastic and k and k % self.refresh == 0:
                 best_loss = query.loss(best, "margin")
             patch = _patches(ball, patch_share(k, self.steps, self.share), query.generator)
-            trial = ball.project(torch.where(patch == 0, best, ball.x + patch * ball.radius))
+            height = ball.radius / ball.size(patch)
+            trial = ball.project(torch.where(patch == 0, best, ball.x + patch * height))
             loss = query.loss(trial, "margin")
             better = loss > best_loss
             best = torch.where(better.reshape_as(ball.radius), trial, best)
@@ -70,11 +76,11 @@ def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> 
 
 
 def _stripes(ball: Ball, generator: torch.Generator) -> Tensor:
-    """Start of the search: vertical stripes of +-eps."""
+    """Start of the search: vertical stripes of +-1."""
     c, _, w = _image_shape(ball.x)
     stripes = _signs((len(ball.x), c, 1, w), ball.x, generator)
     full = stripes.expand(-1, -1, _image_shape(ball.x)[1], -1)
-    return full.reshape_as(ball.x) * ball.radius
+    return full.reshape_as(ball.x)
 
 
 def _patches(ball: Ball, share: float, generator: torch.Generator) -> Tensor:

@@ -34,6 +34,12 @@ class Strongest(Attack):
                 "Correct them.",
             )
 
+    @property
+    def queries(self) -> tuple[int, int]:
+        """Those of all parts."""
+        asked = [(part.restarts * n, part.restarts * k) for part in self.parts for n, k in [part.queries]]
+        return sum(n for n, _ in asked), sum(k for _, k in asked)
+
     def _search(self, query: Query, ball: Ball, start: Tensor) -> list[Tensor]:
         found: list[Tensor] = []
         for part in self.parts:

@@ -26,6 +26,11 @@ class Transfer(Attack):
 
     saved: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
 
+    @property
+    def queries(self) -> tuple[int, int]:
+        """Of one restart."""
+        return 0, 1
+
     def _search(self, query: Query, ball: Ball, start: Tensor) -> list[Tensor]:
         mine = self.saved[query.index].to(ball.x)
         if mine.shape != ball.x.shape:
