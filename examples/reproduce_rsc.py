@@ -55,7 +55,7 @@ class Size(msgspec.Struct, frozen=True):
     """How much is measured: images scored and attacked, votes, PGD steps, EOT draws, images counted."""
 
     scored: int = 2000
-    attacked: int = 300
+    attacked: int = 200
     votes: int = 10
     steps: int = 20
     eot: int = 4
@@ -161,7 +161,7 @@ def markdown(found: dict[str, Any]) -> str:
     lines += [
         "",
         "Operations of one decision without votes: accumulates are synaptic operations; multiply-accumulates",
-        "those of the first layer on real-valued frames (once where all are the same), or of an ANN's layers.",
+        "those of the first layer on real-valued frames (once where all are the same), or of an ANN.",
         "",
         "| | accumulates | multiply-accumulates | training, s |",
         "|---|---|---|---|",
