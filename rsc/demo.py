@@ -11,50 +11,50 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
 
 from rsc import pipeline
 from rsc.commands import target_row, twin
 from rsc.data import Dataset
+from rsc.demo_models import STEPS, DemoModel, networks, program_of, quantisation, section, train
 from rsc.energy import energy_report
 from rsc.energy.results import EnergyReport
 from rsc.errors import RscError, TargetUnavailable
 from rsc.evaluation import AttackPlan, Deployed, evaluate
-from rsc.export.loihi import lower, quantisation_table
 from rsc.hw_targets import DeployedModel, deploy, get_target
 from rsc.material import Material
-from rsc.networks import NetworkSpec
 from rsc.parity import compare
 from rsc.parity_results import ParityRow
 from rsc.pipeline import plain
 from rsc.program import Program
 from rsc.progress import Progress, Silent
-from rsc.quantiser import Quantiser
 from rsc.report import Report, conclude, environment, utc_now, write_report
-from rsc.report.value import (
-    DatasetInfo,
-    InferenceCost,
-    ModelSection,
-    QuantisedLayer,
-    Role,
-    TargetRow,
-    TrainingSummary,
-)
+from rsc.report.threat import left_out
+from rsc.report.value import DatasetInfo, TargetRow
 from rsc.results import Keys
 from rsc.robustness.certify import certify
 from rsc.robustness.results import CertifyReport, RobustnessReport
-from rsc.training import EncoderConfig, TrainConfig
 
-STEPS, SIGMA = 8, 0.35
 EPS = ("0.05", "0.1", "0.15", "0.2")
 RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 PROFILES = ("h45-int8", "loihi1-davies2018")
-TARGETS = ("reference", "torch", "torch:float64", "norse", "loihi", "lava:float", "lava", "lava:runtime")
+TARGETS = (
+    "reference",
+    "torch",
+    "torch:float64",
+    "norse",
+    "onnxruntime",
+    "onnxruntime:integer",
+    "loihi",
+    "lava:float",
+    "lava",
+    "lava:runtime",
+)
 PARITY = (
     ("reference", "torch:float64"),
     ("reference", "norse"),
     ("reference", "lava:float"),
+    ("loihi", "onnxruntime:integer"),
     ("loihi", "lava"),
     ("loihi", "lava:runtime"),
     ("reference", "loihi"),
@@ -89,17 +89,6 @@ class Sizes:
     certify_draws: int = 1000
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Model:
-    """One network of the comparison."""
-
-    name: str
-    role: Role
-    description: str
-    config: TrainConfig
-    packed: pipeline.Packed
-
-
 def run_demo(
     out: Path, seed: int = 0, listener: Progress | None = None, sizes: Sizes | None = None
 ) -> Report:
@@ -109,9 +98,9 @@ def run_demo(
         RscError: training or writing failed. A target that cannot be had becomes a row with the reason.
     """
     listener, sizes = listener or Silent(), sizes or Sizes()
-    models = [_train(entry, listener) for entry in _networks(seed, sizes)]
+    models = [train(entry, listener) for entry in networks(seed, sizes.epochs)]
     rsc, direct = models[0], models[1]
-    program = _program(rsc)
+    program = program_of(rsc)
     bundle = pipeline.to_bundle(rsc.packed, rsc.config, "digits-rsc2")
     bundle.save(out / "bundle")
     deployed: dict[str, DeployedModel] = {}
@@ -134,16 +123,16 @@ def run_demo(
             command=f"rsc demo --seed {seed}",
             config={"rsc": plain(rsc.config), "sizes": plain(sizes)},
             dataset=DatasetInfo("digits", 1297, len(rsc.packed.test), (0.0, 1.0), rsc.packed.test.labels),
-            models=tuple(_section(model, energy) for model in models),
+            models=tuple(section(model, energy) for model in models),
             targets=tuple(rows),
             parity=tuple(parity),
-            quantisation=_quantisation(program, rsc.name),
+            quantisation=quantisation(program, rsc.name),
             energy=tuple(energy),
             robustness=robustness,
             certificates=certificates,
             not_done=(
                 "One training seed per network: differences between networks include the luck of that seed.",
-                "Attacks: FGSM and EOT-PGD only; no APGD, SA-PGD, Square, SPSA, no other surrogate.",
+                *left_out(robustness),
                 "The images are made on the float twin; no attack used gradients of the integer network.",
                 "Energy is priced from published costs of other chips and processes, not measured.",
                 "Loihi silicon: the integer model equals Lava's fixed-point models, not a chip.",
@@ -152,66 +141,6 @@ def run_demo(
     )
     write_report(report, out)
     return report
-
-
-def _networks(seed: int, sizes: Sizes) -> list[tuple[str, Role, str, TrainConfig, int | None]]:
-    def config(kind: str, steps: int, sigma: float, neuron: str = "lif") -> TrainConfig:
-        return TrainConfig(
-            network=NetworkSpec(neuron=neuron),
-            encoder=EncoderConfig(kind, steps, sigma),  # type: ignore[arg-type]
-            epochs=sizes.epochs,
-            seed=seed,
-            threads=1,
-        )
-
-    noise = f"Gaussian noise of sigma {SIGMA:g}"
-    return [
-        (
-            "RSC-II",
-            "rsc",
-            f"Spiking, fresh {noise} at each of {STEPS} steps.",
-            config("rsc2", STEPS, SIGMA),
-            None,
-        ),
-        (
-            "direct SNN",
-            "direct",
-            f"The same network, {STEPS} steps, no noise.",
-            config("direct", STEPS, 0.0),
-            None,
-        ),
-        (
-            "ANN",
-            "ann",
-            "The same topology with ReLU, one pass, no noise.",
-            config("direct", 1, 0.0, "relu"),
-            None,
-        ),
-        (
-            "smoothed ANN",
-            "smoothed-ann",
-            f"That ANN trained and run under the same {noise}, logits averaged over {STEPS} passes.",
-            config("rsc2", 1, SIGMA, "relu"),
-            STEPS,
-        ),
-    ]
-
-
-def _train(entry: tuple[str, Role, str, TrainConfig, int | None], listener: Progress) -> _Model:
-    name, role, description, config, steps = entry
-    listener.stage(f"training {name}")
-    packed = pipeline.train(
-        config, name, steps=steps, on_epoch=lambda stats: listener.advance(stats.epoch, stats.epochs)
-    )
-    return _Model(name, role, description, config, packed)
-
-
-def _program(model: _Model) -> Program:
-    if model.packed.program is None:
-        raise RscError(
-            f"Model '{model.name}' has no program.", "It has no spiking neurons.", "Use neuron='lif'."
-        )
-    return model.packed.program
 
 
 def _deploy(program: Program, deployed: dict[str, DeployedModel]) -> list[TargetRow]:
@@ -260,7 +189,7 @@ def _parity(
     deployed: dict[str, DeployedModel],
     sizes: Sizes,
     seed: int,
-    model: _Model,
+    model: DemoModel,
     listener: Progress,
 ) -> list[ParityRow]:
     rows: list[ParityRow] = []
@@ -277,8 +206,8 @@ def _parity(
 
 
 def _energy(
-    rsc: _Model,
-    direct: _Model,
+    rsc: DemoModel,
+    direct: DemoModel,
     deployed: dict[str, DeployedModel],
     sizes: Sizes,
     seed: int,
@@ -288,16 +217,16 @@ def _energy(
     listener.stage("counting synaptic operations")
     reports = []
     data = rsc.packed.test.head(sizes.run)
-    sources = [(spec, deployed[spec], _program(rsc)) for spec in ("torch", "loihi") if spec in deployed]
-    with deploy(_program(direct), "torch") as other:
-        for spec, model, program in [*sources, ("torch", other, _program(direct))]:
+    sources = [(spec, deployed[spec], program_of(rsc)) for spec in ("torch", "loihi") if spec in deployed]
+    with deploy(program_of(direct), "torch") as other:
+        for spec, model, program in [*sources, ("torch", other, program_of(direct))]:
             result = model.run(data.images, Keys(seed, data.ids))
             reports.append(energy_report(program, result.spikes, STEPS, profiles=list(PROFILES), target=spec))
     return reports
 
 
 def _robustness(
-    models: Sequence[_Model],
+    models: Sequence[DemoModel],
     deployed: dict[str, DeployedModel],
     sizes: Sizes,
     seed: int,
@@ -311,7 +240,7 @@ def _robustness(
         places = []
         subject = model.packed.model
         if model.role == "rsc":
-            subject = twin(_program(model), model.name)
+            subject = twin(program_of(model), model.name)
             places = [Deployed("loihi", deployed["loihi"])]
             if "lava" in deployed:
                 places.append(Deployed("lava", deployed["lava"], sizes.lava_attack, sizes.lava_draws))
@@ -320,7 +249,7 @@ def _robustness(
 
 
 def _certificates(
-    models: Sequence[_Model],
+    models: Sequence[DemoModel],
     deployed: dict[str, DeployedModel],
     sizes: Sizes,
     seed: int,
@@ -345,55 +274,3 @@ def _certificates(
         )
         reports.append(msgspec.structs.replace(report, model=name))
     return tuple(reports)
-
-
-def _section(model: _Model, energy: Sequence[EnergyReport]) -> ModelSection:
-    packed, trained = model.packed, model.packed.trained
-    history = trained.history
-    return ModelSection(
-        name=model.name,
-        role=model.role,
-        description=model.description,
-        encoder=plain(trained.encoder),
-        per_run=packed.clean.per_run,
-        vote=packed.clean.vote if trained.encoder.stochastic else None,
-        training=TrainingSummary(
-            len(history), tuple(s.loss for s in history), trained.wall_s, model.config.seed
-        ),
-        params=sum(p.numel() for p in trained.network.parameters()),
-        cost=_cost(model, energy),
-        program_digest=packed.program.digest if packed.program else "",
-    )
-
-
-def _cost(model: _Model, energy: Sequence[EnergyReport]) -> InferenceCost:
-    """Of one pass; the ANN's MACs are those of the same topology, once per noisy pass."""
-    own = next(
-        (e for e in energy if model.packed.program and e.program_digest == model.packed.program.digest), None
-    )
-    if own is not None:
-        totals = own.totals
-        return InferenceCost(1, totals.mac, totals.sop, totals.updates, float(own.encoder.draws))
-    passes = model.packed.trained.encoder.steps
-    pixels = int(np.prod(model.packed.test.images.shape[1:]))
-    draws = passes * pixels if model.packed.trained.encoder.stochastic else 0
-    return InferenceCost(passes, float(passes * energy[0].totals.dense), 0.0, None, float(draws))
-
-
-def _quantisation(program: Program, name: str) -> tuple[QuantisedLayer, ...]:
-    rules = program.quantiser or Quantiser()
-    rows = quantisation_table(lower(program, "float"), lower(program, "integer"), rules)
-    return tuple(
-        QuantisedLayer(
-            layer=row.layer,
-            scale=row.scale,
-            weight_bits=rules.bits,
-            max_weight_error=row.weight_error_max,
-            mean_weight_error=row.weight_error_mean,
-            bias_error=row.bias_error_max,
-            saturations=row.saturations,
-            model=name,
-            target="loihi",
-        )
-        for row in rows
-    )

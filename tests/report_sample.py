@@ -18,6 +18,7 @@ from rsc.energy.results import (
     StaticEnergy,
     Totals,
 )
+from rsc.energy.values import CurvePoint, MeasuredEnergy, Swing, Traffic
 from rsc.parity_results import Agreement, NodeParity, ParityRow, Place
 from rsc.report import (
     DatasetInfo,
@@ -35,6 +36,7 @@ from rsc.robustness.results import (
     CertifiedImage,
     CertifyReport,
     CertifyRow,
+    Conversion,
     Curve,
     Guarantee,
     HealthCheck,
@@ -42,7 +44,10 @@ from rsc.robustness.results import (
     PairedDifference,
     RobustnessReport,
     Scores,
+    Transfer,
+    Voted,
 )
+from rsc.robustness.verify_results import VerifiedImage, VerifyReport, VerifyRow
 
 HOSTILE = "<script>alert(1)</script>|`x` </pre> ${y} [a](http://b) $\\frac$ _u_ & \x1b[31m\u202e\U0001f600"
 
@@ -71,7 +76,10 @@ def robustness(model: str, values: dict[int, float], half: float = 0.04) -> Robu
         HealthCheck("R1", "nothing changes at eps 0", "PASS", {"clean": 0.971, "eps 0": 0.972}),
         HealthCheck("R8", "gradients agree", "WARN", {"cosine": 0.44}, "Use a wider surrogate."),
     )
-    return RobustnessReport("torch", model, scores(0.97), rows, (Curve(rows, 0.1523, 0.607),), checks=checks)
+    return RobustnessReport(
+        "torch", model, scores(0.97), rows, (Curve(rows, 0.1523, 0.607),), checks=checks,
+        not_tried=("attack square", f"attack {model}", "gradient hart"),
+    )  # fmt: skip
 
 
 def certificate(encoder: str, steps: int) -> CertifyReport:
@@ -80,6 +88,38 @@ def certificate(encoder: str, steps: int) -> CertifyReport:
     return CertifyReport(
         "sigma/sqrt(T)*Phi^-1(pA)", encoder, 0.25, steps, 100, 10000, 0.001, 5, "keyed", 0.05, 4, 2, 0.33,
         (image,), (row,), (Guarantee(0.125, 0.58, {1: 0.58, 5: 0.66}),), "torch",
+    )  # fmt: skip
+
+
+def coins(name: str) -> CertifyReport:
+    """A certificate in another norm, with everything that may be said beside it."""
+    row = CertifyRow(0.0625, 0.553, 50, Interval(0.414, 0.684, 0.95, "wilson"), 0.00098)
+    return CertifyReport(
+        "1-(3/2-pA)^(1/T)", "bernoulli", 0.0, 4, 100, 10000, 0.0005, 6, "keyed", 0.025, 1, 3, 0.11,
+        (CertifiedImage(5, 2, 2, 0.91, 0.07, False),), (row,), (Guarantee(0.0625, 0.5, {1: 0.5}),), "lava",
+        name, norm="l1", soundness="integer", promises=("The vote keeps its class.",),
+        limits=(f"{name} is known.",), advice=("A radius of 2 takes 5,000 draws.",), squared_levels=(17,),
+        off_grid=7, together=True,
+        conversions=(Conversion(0.0625, 0.00098, 0.0078, 0.0625),),
+        transfer=Transfer("loihi", "lava", 700, 13, 21, 35000, 0.0123, 0.011),
+        voted=Voted((2,), 300, 0.001, 6, "vote", "keyed", 9, "lava", 0.86, 0.02, row.interval),
+    )  # fmt: skip
+
+
+def verification(name: str, noise: bool = True) -> VerifyReport:
+    """Two radii; at the larger nothing is certified."""
+    ends = Interval(0.471, 0.735, 0.95, "wilson")
+    of: dict[str, Interval] = dict.fromkeys(("per_run", "certified", "by_noise", "either", "majority"), ends)
+    rows = (
+        VerifyRow(1 / 255, "1/255", 50, 0.61, 0.58, 0.33, 0.6, 0.62, of, 0.07, 0.71, 0.09, 0.2),
+        VerifyRow(8 / 255, "8/255", 50, 0.02, 0.0, 0.0, 0.0, 0.0, of, 0.31, 0.3, 0.05, 0.65),
+    )
+    image = VerifiedImage(3, 1, 1, 97, (88, 0), (1, 9), (700, 300), (90, 50), (200, 650))
+    alpha, draws, refine = (0.001, 100, 2.5) if noise else (0.0, 1, 0.0)
+    return VerifyReport(
+        "loihi", name, "b" * 64, "integer", "rsc2" if noise else "direct", 8, 0.25 if noise else 0.0, draws,
+        60, alpha, 19, 0.05 if noise else 0.0, accuracy(0.955), rows, (image,), f"What {name} promises.",
+        10000, 41.5, refine,
     )  # fmt: skip
 
 
@@ -94,6 +134,8 @@ def energy(node: str, digest: str, ratio: Ratio | None = None, lower_bound: bool
         "toy45", "45 nm", "A paper, Table 2", ("measured",), "op+mem", "sop", total, total,
         (EnergyClass("synapses", total, 0.87),), (LayerEnergy(node, total),), data, ("encoder draws",),
         lower_bound, static, "10.1000/182", 45.0, 0.9,
+        tornado=(Swing(node, "model", 301.0, 611.0), Swing("sop", "cost", 398.0, 455.0)),
+        traffic=(Traffic(node, "weights", 77400.0, 77400.0, 88100.0),),
     )  # fmt: skip
     ratios = (Ratio("ops", 0.4, 0.4, 0.4, 0.31, 0.52), ratio or Ratio("all", None, 2.0, 5.0, 1.49, 5.25))
     ann = AnnComparison("toy45", "toy45", 8, 74816, 9872, 1600, Energy(17.2, 22.4, 22.4), ratios)
@@ -102,6 +144,12 @@ def energy(node: str, digest: str, ratio: Ratio | None = None, lower_bound: bool
         Totals(9674.0, 9500.5, 1234.0, 154.25, 2480.0, 81.0, 74816, 1.55, 0.033, 0.012),
         EncoderCounts("rsc2", 512, 0, 512, 1024, 64), (data,), (price,), (ann,), Conventions(),
         ("late spikes are not delivered",), digest,
+        curve=tuple(
+            CurvePoint(t, 1209.0 * t, 1187.5 * t, (("toy45", 53.5 * t),), value, value - 0.04, value + 0.02)
+            for t, value in ((1, 0.5), (2, 0.75), (8, 0.955))
+        ),
+        measured=(MeasuredEnergy("RAPL", "package-0", 61.5, 2.5, 4000, 15375000.0, 11.5),),
+        not_measured=("NVML is not readable here.",),
     )  # fmt: skip
 
 
@@ -157,6 +205,7 @@ def sample(name: str = "RSC-II", other: str = "direct SNN") -> Report:
             robustness(other, {8: 0.31, 16: 0.39}),
             deployed,
         ),
-        certificates=(certificate("rsc2", 8),),
+        certificates=(certificate("rsc2", 8), coins(name)),
+        verification=(verification(name),),
         not_done=(f"No chip was used with {name}.",),
     )

@@ -75,6 +75,22 @@ def test_both_networks_were_attacked_certified_and_priced(made: tuple[Report, Pa
     assert report.conclusions
 
 
+def test_what_was_not_tried_is_what_the_plan_left_out(made: tuple[Report, Path]) -> None:
+    report, _ = made
+    (sentence,) = [line for line in report.not_done if line.startswith("Not tried")]
+    attacks = sentence.partition("attacks ")[2].partition(";")[0].split(", ")
+    ran = {row.attack for r in report.robustness for row in r.attacks}
+    assert {"apgd", "sa_pgd", "square", "spsa"} <= set(attacks)
+    assert not ran & set(attacks)
+
+
+def test_integers_in_onnx_runtime_equal_the_loihi_model(made: tuple[Report, Path]) -> None:
+    report, _ = made
+    pairs = [row for row in report.parity if row.target_b == "onnxruntime:integer"]
+    assert bool(pairs) == (get_target("onnxruntime").available() is None)
+    assert all(node.different == 0 for row in pairs for node in row.nodes)
+
+
 def test_no_number_is_missing(made: tuple[Report, Path]) -> None:
     """JSON has no NaN, so encoding and decoding again finds one."""
     report, _ = made

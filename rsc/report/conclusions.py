@@ -9,6 +9,7 @@ from rsc.parity_results import ParityRow
 from rsc.report import numbers, select
 from rsc.report.value import Report, TargetRow
 from rsc.robustness.results import Accuracy, AttackRow, CertifyRow, PairedDifference
+from rsc.robustness.verify_results import VerifyReport
 
 
 def conclude(report: Report) -> Report:
@@ -25,6 +26,7 @@ def conclude(report: Report) -> Report:
         *(_robust_sentence(report, ours, other) for ours, other in rivals),
         *(_clean_sentence(report, ours, other) for ours, other in rivals),
         *(_certified_sentence(report, ours, other) for ours, other in rivals),
+        *(_verified_sentence(v) for v in report.verification),
         *_deployment_sentences(report),
         *_agreements(report.parity),
         *(_parity_sentence(row) for row in report.parity),
@@ -97,7 +99,11 @@ def _evidence(text: str, mine: AttackRow, theirs: AttackRow) -> str:
 
 
 def _certified_sentence(report: Report, ours: str, other: str) -> str:
-    first = {name: select.certificate_of(report, name) for name in (ours, other)}
+    norms = _norms(report, ours), _norms(report, other)
+    both = [norm for norm in norms[0] if norm in norms[1]]
+    if not both:
+        return _unlike(ours, other, *norms) if all(norms) else ""
+    first = {name: select.certificate_of(report, name, both[0]) for name in (ours, other)}
     found = {name: {row.radius: row for row in c.rows} if c else {} for name, c in first.items()}
     shared = sorted(r for r in found[ours].keys() & found[other].keys() if r > 0)
     if not shared:
@@ -108,9 +114,39 @@ def _certified_sentence(report: Report, ours: str, other: str) -> str:
     side = _apart(mine, theirs)
     word = {1: f"{ours} certifies more", -1: f"{ours} certifies less", 0: "the intervals meet"}[side]
     return (
-        f"Certified at L2 radius {radius:g}: {ours} {_certified(mine)}, {other} {_certified(theirs)}"
+        f"Certified at {select.NORMS[both[0]]} radius {radius:g}: {ours} {_certified(mine)}, {other}"
+        f" {_certified(theirs)}"
         f" (n = {mine.n} and {theirs.n}): {word}."
     )
+
+
+def _norms(report: Report, name: str) -> tuple[str, ...]:
+    return select.certified_norms(c for c in select.certificates(report) if c.name == name)
+
+
+def _unlike(ours: str, other: str, mine: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    names = [_list([select.NORMS[norm] for norm in norms]) for norms in (mine, theirs)]
+    return f"{ours} is certified in {names[0]} and {other} in {names[1]}: their radii do not compare."
+
+
+def _verified_sentence(v: VerifyReport) -> str:
+    """The largest ball on which a vote is certified."""
+    subject = f"the {v.arithmetic} program of {v.model} on {v.target}"
+    rows = [row for row in v.rows if row.certified > 0]
+    if not v.rows:
+        return ""
+    if not rows:
+        smallest = min(v.rows, key=lambda row: row.eps)
+        return f"Nothing is proved for {subject}, not even at L∞ {smallest.eps_text} (n = {smallest.n})."
+    row = max(rows, key=lambda row: row.eps)
+    shares = [
+        f"{numbers.percent(getattr(row, name))} {numbers.percent_range(ends.low, ends.high)}"
+        for name in ("per_run", "certified")
+        if (ends := row.intervals.get(name))
+    ]
+    bound = f"one run keeps at least {shares[0]}, the vote is certified for {shares[-1]}" if shares else ""
+    what = bound if v.alpha else f"{shares[-1] if shares else numbers.percent(row.certified)} is proved right"
+    return f"Under every attack within L∞ {row.eps_text} on {subject} {what} (n = {row.n}, draws {v.draws})."
 
 
 def _certified(row: CertifyRow) -> str:

@@ -15,7 +15,7 @@ from rsc.report.sections import lead, sections
 from rsc.report.value import Report
 
 STATES = {"PASS": "good", "WARN": "warn", "FAIL": "bad", "yes": "good", "no": "bad"}
-_SPAN = re.compile(r"\[[-+\d., ]+\]|\b\d[\d.,]* (?:[kMGTPnµmpf]?J|[kMGTP]|[mµ]?s)\b|L[∞12] \S+")
+_SPAN = re.compile(r"\[[-+\d., ]+\]|\b\d[\d.,]* (?:[kMGTPnµmpf]?J|[kMGTP]|[mµ]?s)\b|L[∞012] \S+")
 _INTERVAL = re.compile(r"^(?P<value>[^\[]*\S) (?P<range>\[[^\]]*\])(?P<rest>[^;]*)$")
 
 

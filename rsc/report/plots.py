@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from rsc.energy.results import Energy, EnergyReport, PricedProfile
-from rsc.report import select
+from rsc.report import plots_energy, select
 from rsc.report.numbers import plain
 from rsc.report.select import Budget, Place
 from rsc.report.svg import INK, Drawing, render, style
@@ -79,23 +79,26 @@ def _ends(y: Sequence[float], low: Sequence[float], high: Sequence[float]) -> li
 
 
 def certified(report: Report) -> Drawing | None:
-    """Certified accuracy over L2 radius."""
+    """Certified accuracy over the radius, one panel per norm."""
     found = [c for c in select.certificates(report) if c.report.rows]
     if not found:
         return None
-    names = [c.name for c in found]
+    names, norms = [c.name for c in found], select.certified_norms(found)
     with style("certified"):
-        figure, axes = _figure(1, 3.0)
+        figure, axes = _figure(len(norms), 3.0)
+        panels = dict(zip(norms, axes, strict=True))
         for index, certificate in enumerate(found):
             rows = sorted(certificate.report.rows, key=lambda row: row.radius)
+            ax = panels[certificate.report.norm]
             x, look, label = [row.radius for row in rows], _look(index), certificate.name
             if names.count(label) > 1:
                 label = f"{label} on {certificate.report.target or 'another target'}"
-            axes[0].plot(x, [row.certified_accuracy for row in rows], label=_label(label), **look)
+            ax.plot(x, [row.certified_accuracy for row in rows], label=_label(label), **look)
             low, high = [r.interval.low for r in rows], [r.interval.high for r in rows]
-            axes[0].fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
-        _fraction_axis(axes[0], "L2 radius (pixel units)", "Certified accuracy")
-        _legend(figure, axes[0])
+            ax.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+        for norm, ax in panels.items():
+            _fraction_axis(ax, f"{select.NORMS[norm]} radius (pixel units)", "Certified accuracy")
+        _legend(figure, *axes)
         description = "Share of images that are right and certified; bands are 95 % intervals."
         return render(figure, "certified", "Certified accuracy over the radius", description)
 
@@ -212,12 +215,33 @@ def loss(report: Report) -> Drawing | None:
         return render(figure, "loss", "Training loss", "Mean loss of every epoch.")
 
 
+def tornado(report: Report) -> Drawing | None:
+    """What moves the energy of the first program that says so; the tables have all."""
+    return _first(report, plots_energy.tornado)
+
+
+def over_time(report: Report) -> Drawing | None:
+    """Energy and accuracy over T of the first program that was followed; the tables have all."""
+    return _first(report, plots_energy.over_time)
+
+
+def _first(report: Report, draw: Callable[[EnergyReport], Drawing | None]) -> Drawing | None:
+    for e in report.energy:
+        drawing = draw(e)
+        if drawing is not None:
+            name = plain(f"{select.energy_name(report, e)} on {e.target}")
+            return drawing._replace(title=f"{drawing.title}: {name}")
+    return None
+
+
 PLOTS: dict[str, Callable[[Report], Drawing | None]] = {
     "robust": robust,
     "deployed": deployed,
     "certified": certified,
     "energy": energy,
     "sops": sops,
+    "tornado": tornado,
+    "over-time": over_time,
     "loss": loss,
 }
 
@@ -248,9 +272,18 @@ def _look(index: int) -> dict[str, Any]:
     return {key: choices[index % len(choices)] for key, choices in pick.items()}
 
 
-def _legend(figure: Figure, ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9)
+def _legend(figure: Figure, *axes: Axes) -> None:
+    """One legend for all panels, each label once."""
+    found = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    shown = {label: handle for handle, label in found}
+    labels = list(shown)
+    figure.legend(
+        list(shown.values()),
+        labels,
+        loc="outside lower center",
+        ncols=min(4, max(1, len(labels))),
+        fontsize=9,
+    )
 
 
 def _label(text: str) -> str:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from rsc.report import tables_energy, tables_models, tables_robustness, tables_targets
+from rsc.report import (
+    tables_certificates,
+    tables_energy,
+    tables_models,
+    tables_robustness,
+    tables_targets,
+    tables_verify,
+    threat,
+)
 from rsc.report.numbers import plain
 from rsc.report.table import Table
 from rsc.report.value import Report
@@ -40,6 +48,7 @@ def sections(report: Report) -> tuple[Section, ...]:
         _glance(report),
         _robustness(report),
         _certificates(report),
+        _verification(report),
         _deployment(report),
         _energy(report),
         _models(report),
@@ -81,20 +90,28 @@ def _robustness(report: Report) -> Section:
             t.curves(report),
             t.attacks(report),
         ),
-        (t.threat_model(report),),
-        t.not_tried(report),
+        (threat.threat_model(report),),
+        threat.not_tried(report),
         ("deployed",),
     )
 
 
 def _certificates(report: Report) -> Section:
-    t = tables_robustness
-    return _section(
-        "certificates",
-        "Certificates",
-        (t.certificates(report), t.guarantees(report), t.certificate_parameters(report)),
-        plots=("certified",),
+    t = tables_certificates
+    tables = (
+        t.certificates(report),
+        t.guarantees(report),
+        t.voted(report),
+        t.transfers(report),
+        t.parameters(report),
     )
+    return _section("certificates", "Certificates", tables, points=t.claims(report), plots=("certified",))
+
+
+def _verification(report: Report) -> Section:
+    t = tables_verify
+    tables = (t.verified(report), t.parameters(report), t.neurons(report))
+    return _section("verification", "Proofs for the deployed integers", tables, t.promises(report))
 
 
 def _deployment(report: Report) -> Section:
@@ -108,16 +125,23 @@ def _energy(report: Report) -> Section:
     tables = (
         t.priced(report),
         t.ratios(report),
+        t.measured(report),
         t.totals(report),
+        t.neurobench(report),
         t.encoders(report),
         t.sources(report),
         t.layers(report),
         t.breakdown(report),
+        t.traffic(report),
         t.layer_prices(report),
         t.data(report),
+        t.curve(report),
+        t.tornado(report),
         t.conventions(report),
     )
-    return _section("energy", "Energy", tables, points=t.notes(report), plots=("energy", "sops"))
+    return _section(
+        "energy", "Energy", tables, points=t.notes(report), plots=("energy", "sops", "tornado", "over-time")
+    )
 
 
 def _models(report: Report) -> Section:

@@ -9,7 +9,7 @@ from rsc.energy.results import EnergyReport
 from rsc.report.value import ModelSection, Report, Role
 from rsc.robustness.results import AttackRow, CertifyReport, RobustnessReport, Scores
 
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 BLACK_BOX = ("random", "square", "spsa")
 
 
@@ -118,9 +118,14 @@ def _owner(report: Report, certificate: CertifyReport) -> str:
     return f"{certificate.encoder}, σ = {certificate.sigma:g}, T = {certificate.steps}"
 
 
-def certificate_of(report: Report, name: str) -> CertifyReport | None:
-    """The first certificate of a model."""
-    return next((c.report for c in certificates(report) if c.name == name), None)
+def certificate_of(report: Report, name: str, norm: str) -> CertifyReport | None:
+    """The first certificate of a model in a norm."""
+    return next((c.report for c in certificates(report) if (c.name, c.report.norm) == (name, norm)), None)
+
+
+def certified_norms(found: Iterable[Certified]) -> tuple[str, ...]:
+    """The norms of certificates, in order."""
+    return tuple(dict.fromkeys(c.report.norm for c in found))
 
 
 def energy_name(report: Report, energy: EnergyReport) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from rsc.energy.neurobench import neurobench_metrics
 from rsc.energy.results import (
     AnnComparison,
     Conventions,
+    CurvePoint,
     DataInterval,
     EnergyClass,
     EnergyReport,
@@ -22,7 +24,7 @@ def totals(report: Report) -> Table:
     """What one pass does, all layers together."""
     columns = [
         *text("Model", "Counted on"),
-        *number("SOPs (effective ACs)", "… non-zero weights", "MACs as executed", "MACs, hoisted"),
+        *number("SOPs", "… non-zero weights (Effective ACs)", "MACs as executed", "MACs, hoisted"),
         *number("Neuron updates", "Spikes", "Dense MACs of the ANN", "Spikes per synapse", "Firing rate"),
         *number("Zero weights", "n, T, passes"),
     ]
@@ -257,7 +259,112 @@ def conventions(report: Report) -> Table:
 
 
 def notes(report: Report) -> tuple[str, ...]:
-    """Facts that the counting found worth telling."""
-    return tuple(
-        dict.fromkeys(f"{select.energy_name(report, e)}: {note}" for e in report.energy for note in e.notes)
+    """Facts that the counting found worth telling, and meters that could not be read."""
+    told = ((select.energy_name(report, e), (*e.notes, *e.not_measured)) for e in report.energy)
+    return tuple(dict.fromkeys(f"{name}: {note}" for name, found in told for note in found))
+
+
+def tornado(report: Report) -> Table:
+    """What moves the energy and the ratio to the ANN: every cost and every choice of the model alone."""
+    columns = [*text("Model", "Costs", "Of", "What moves"), *text("Kind"), *number("Low", "High")]
+    body: list[list[object]] = []
+    for e in report.energy:
+        name = select.energy_name(report, e)
+        for p in e.priced:
+            for s in p.tornado:
+                ends = (numbers.joules(s.low), numbers.joules(s.high))
+                body.append([name, p.profile, "energy per pass", s.name, s.kind, *ends])
+        for ann in e.ann:
+            for s in ann.tornado:
+                ends = (numbers.small(s.low), numbers.small(s.high))
+                body.append([name, ann.profile, f"SNN / ANN, {ann.baseline}", s.name, s.kind, *ends])
+    note = "Each line moves one thing from end to end with all others nominal, the widest first."
+    return table("tornado", "What moves the result", columns, body, note, detail=True)
+
+
+def curve(report: Report) -> Table:
+    """Energy and accuracy after every step of one run."""
+    profiles = list(dict.fromkeys(k for e in report.energy for point in e.curve for k, _ in point.energy))
+    columns = [*text("Model"), *number("T", "SOPs", "MACs", "Accuracy", "95 % interval", *profiles)]
+    body = []
+    for e in report.energy:
+        for point in e.curve:
+            known = dict(point.energy)
+            body.append(
+                [
+                    select.energy_name(report, e),
+                    point.steps,
+                    *(numbers.count(c) for c in (point.sop, point.mac)),
+                    numbers.percent(point.accuracy),
+                    _ends(point),
+                    *(numbers.joules(known.get(k)) for k in profiles),
+                ]
+            )
+    note = (
+        "Prefixes of one run: noise is keyed by the step, so a shorter run is the beginning of a longer one."
     )
+    return table("curve", "Energy and accuracy over T", columns, body, note, detail=True)
+
+
+def _ends(point: CurvePoint) -> str:
+    if point.low is None or point.high is None:
+        return numbers.NONE
+    return numbers.percent_range(point.low, point.high)
+
+
+def measured(report: Report) -> Table:
+    """What the energy counters of the machine showed."""
+    columns = [
+        *text("Model", "Meter", "Domain", "Evidence"),
+        *number("Energy per pass", "Idle power", "Passes, s"),
+    ]
+    body = [
+        [
+            select.energy_name(report, e),
+            m.meter,
+            m.domain,
+            m.evidence,
+            numbers.joules(m.nj_per_pass),
+            numbers.NONE if m.idle_w is None else f"{m.idle_w:.1f} W",
+            f"{m.passes}, {m.seconds:.1f}",
+        ]
+        for e in report.energy
+        for m in e.measured
+    ]
+    missing = " ".join(dict.fromkeys(why for e in report.energy for why in e.not_measured))
+    note = f"Everything that the device drew, idle power included. {missing}".strip()
+    return table("measured", "Measured on this machine", columns, body, note)
+
+
+def neurobench(report: Report) -> Table:
+    """The metrics of NeuroBench under their names there."""
+    found = [(select.energy_name(report, e), neurobench_metrics(e)) for e in report.energy]
+    names = list(dict.fromkeys(k for _, metrics in found for k in metrics))
+    body = [
+        [
+            name,
+            *(
+                numbers.percent(metrics[k]) if k.endswith("Sparsity") else numbers.count(metrics[k])
+                for k in names
+            ),
+        ]
+        for name, metrics in found
+    ]
+    note = "Per pass. Effective ACs leave out zero weights, so they are our SOPs of non-zero weights."
+    return table(
+        "neurobench", "In the terms of NeuroBench", [*text("Model"), *number(*names)], body, note, detail=True
+    )
+
+
+def traffic(report: Report) -> Table:
+    """Bits moved per pass, by class."""
+    columns = [*text("Model", "Costs", "Class"), *number("Bits per pass", "Range of the memory model")]
+    body: list[list[object]] = []
+    for e in report.energy:
+        for p in e.priced:
+            for name in dict.fromkeys(t.name for t in p.traffic):
+                rows = [t for t in p.traffic if t.name == name]
+                low, usual, high = (sum(getattr(t, k) for t in rows) for k in ("low", "nominal", "high"))
+                ends = f"[{numbers.count(low)}, {numbers.count(high)}]" if low < high else numbers.NONE
+                body.append([select.energy_name(report, e), p.profile, name, numbers.count(usual), ends])
+    return table("traffic", "Memory traffic", columns, body, detail=True)

@@ -19,18 +19,19 @@ def glance(report: Report) -> Table:
     """Models side by side: clean, robust, certified, operations, draws, energy."""
     rows = select.attack_rows(report)
     shown = _spread(select.budgets(rows), GLANCE_BUDGETS)
-    radius = _glance_radius(report)
+    radii = _glance_radii(report)
     columns = [
         *text("Model"),
         *number("Clean, per run", f"Clean, vote{_votes(report)}"),
         *number(*(f"Robust {select.budget_text(b, rows)}" for b in shown)),
-        *number(f"Certified L2 {radius:g}" if radius else "Certified"),
+        *number(*(f"Certified {select.NORMS[norm]} {radius:g}" for norm, radius in radii)),
         *number("SOPs", "MACs", "Random draws", "Energy per decision"),
     ]
     body = []
     for name in select.model_names(report):
         accuracies = [*_clean(report, name), *_robust(report, rows, shown, name)]
-        body.append([name, *accuracies, _certified(report, name, radius), *_cost(report, name)])
+        certified = [_certified(report, name, norm, radius) for norm, radius in radii]
+        body.append([name, *accuracies, *certified, *_cost(report, name)])
     return table("models", "Models at a glance", columns, body, _glance_note(report, rows))
 
 
@@ -65,9 +66,14 @@ def _spread(found: tuple[Budget, ...], most: int) -> list[Budget]:
     return [same[i * (len(same) - 1) // (most - 1)] for i in range(most)]
 
 
-def _glance_radius(report: Report) -> float | None:
-    radii = {row.radius for c in select.certificates(report) for row in c.report.rows if row.radius > 0}
-    return sorted(radii)[(len(radii) - 1) // 2] if radii else None
+def _glance_radii(report: Report) -> list[tuple[str, float]]:
+    """The middle radius of each norm that was certified."""
+    found = select.certificates(report)
+    middle = []
+    for norm in select.certified_norms(found):
+        radii = {r.radius for c in found if c.report.norm == norm for r in c.report.rows if r.radius > 0}
+        middle += [(norm, sorted(radii)[(len(radii) - 1) // 2])] if radii else []
+    return middle
 
 
 def _clean(report: Report, name: str) -> list[str]:
@@ -90,8 +96,8 @@ def _robust(report: Report, rows: tuple[AttackRow, ...], shown: list[Budget], na
     return [numbers.accuracy(row.per_run) if row else numbers.NONE for row in found]
 
 
-def _certified(report: Report, name: str, radius: float | None) -> str:
-    certificate = select.certificate_of(report, name)
+def _certified(report: Report, name: str, norm: str, radius: float) -> str:
+    certificate = select.certificate_of(report, name, norm)
     for row in certificate.rows if certificate else ():
         if row.radius == radius:
             ends = numbers.percent_range(row.interval.low, row.interval.high)

@@ -1,13 +1,14 @@
-"""Tables of attacks, checks and certificates."""
+"""Tables of attacks and of the checks on them."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from rsc.report import numbers, select
 from rsc.report.table import Table, number, status, table, text
 from rsc.report.value import Report
-from rsc.robustness.results import AttackRow, CertifyReport, HealthCheck, PairedDifference, RobustnessReport
+from rsc.robustness.results import AttackRow, HealthCheck, PairedDifference, RobustnessReport
+
+OWN = "model"  # the surrogate of an attack that used the gradient the model came with
+ENSEMBLE = "ensemble"  # the row whose images are, one by one, the worst of several attacks
 
 
 def deployment(report: Report) -> Table:
@@ -97,14 +98,32 @@ def _noise(row: AttackRow) -> str:
 
 def attack_text(row: AttackRow) -> str:
     """ "pgd, 40 steps, 2 restarts, 16 fresh draws per gradient, surrogate atan"."""
+    draws = [f"{row.eot} {row.eot_mode} draws per gradient"] if row.eot else []
+    if row.attack == ENSEMBLE:
+        return ", ".join([maker_text(row), *draws, *_rounding(row)])
     parts = [row.attack]
     parts += [f"{row.steps} steps"] if row.steps else []
     parts += [f"{row.restarts} restarts"] if row.restarts > 1 else []
-    parts += [f"{row.eot} {row.eot_mode} draws per gradient"] if row.eot else []
-    parts += [f"surrogate {row.surrogate}"] if row.surrogate else []
-    parts += [f"rounded to {row.levels} levels"] if row.levels else []
-    parts += [f"{row.runs_per_image:,} runs per image"] if row.runs_per_image else []
-    return ", ".join(parts)
+    parts += draws
+    parts += [f"surrogate {surrogate_text(row)}"] if row.surrogate else []
+    return ", ".join([*parts, *_rounding(row)])
+
+
+def _rounding(row: AttackRow) -> list[str]:
+    levels = [f"rounded to {row.levels} levels"] if row.levels else []
+    return levels + ([f"{row.runs_per_image:,} runs per image"] if row.runs_per_image else [])
+
+
+def maker_text(row: AttackRow) -> str:
+    """ "pgd through atan"; "pgd" through the model's own; "ensemble, worst of 5 per image"."""
+    if row.attack == ENSEMBLE:
+        return f"{row.attack}, {row.surrogate or 'worst'} per image"
+    return row.attack if row.surrogate in ("", OWN) else f"{row.attack} through {row.surrogate}"
+
+
+def surrogate_text(row: AttackRow) -> str:
+    """Name of the surrogate gradient; "" where none was used."""
+    return "the model's own" if row.surrogate == OWN else row.surrogate
 
 
 def clean(report: Report) -> Table:
@@ -127,7 +146,7 @@ def _clean_row(r: RobustnessReport) -> list[object]:
 def curves(report: Report) -> Table:
     """Areas under the curves of accuracy over strength."""
     columns = [
-        *text("Model", "Target", "Norm", "Attack", "Strengths"),
+        *text("Model", "Target", "Images made on", "Norm", "Attack", "Strengths"),
         *number("Area (QTE)", "Mean accuracy"),
     ]
     body = []
@@ -137,7 +156,8 @@ def curves(report: Report) -> Table:
             strengths = ", ".join(row.eps_text or f"{row.eps:g}" for row in curve.rows)
             norm = select.NORMS.get(first.norm, first.norm)
             area = [numbers.small(curve.qte), numbers.percent(curve.qte_mean)]
-            body.append([first.model, first.target, norm, first.attack, strengths, *area])
+            made = first.crafted_on or "itself"
+            body.append([first.model, first.target, made, norm, maker_text(first), strengths, *area])
     note = "QTE: trapezoid area under per-run accuracy over eps (Wu et al., arXiv 2407.20099)."
     return table("curves", "Accuracy over strength", columns, body, note)
 
@@ -177,116 +197,3 @@ def checks(report: Report) -> Table:
 def _check_row(r: RobustnessReport, check: HealthCheck) -> list[object]:
     values = ", ".join(f"{name} {numbers.small(value)}" for name, value in check.numbers.items())
     return [check.status, f"{check.id} {check.title}", f"{r.model} on {r.target}", values, check.next_step]
-
-
-def certificates(report: Report) -> Table:
-    """Certified accuracy by radius."""
-    columns = [*text("Model", "Target"), *number("L2 radius", "L∞ ball inside", "Certified accuracy", "n")]
-    body = [
-        [
-            found.name,
-            found.report.target,
-            numbers.small(row.radius),
-            numbers.small(row.linf_eps),
-            f"{numbers.percent(row.certified_accuracy)}"
-            f" {numbers.percent_range(row.interval.low, row.interval.high)}",
-            row.n,
-        ]
-        for found in select.certificates(report)
-        for row in found.report.rows
-    ]
-    note = (
-        "Radii in pixel units. A certificate holds for the vote, at the confidence below, under any attack."
-    )
-    return table("certificates", "Certified accuracy", columns, body, note)
-
-
-def certificate_parameters(report: Report) -> Table:
-    """How the certificates were made."""
-    columns = [
-        *text("Model", "Rule"),
-        *number("σ", "T", "Draws to select / estimate", "α per image", "Images", "Expected false"),
-        *number("Abstained", "At the ceiling", "Ceiling radius", "Seed"),
-        *text("Noise"),
-    ]
-    body = [_parameter_row(found.name, found.report) for found in select.certificates(report)]
-    note = "At the ceiling: all draws agreed, so that more draws would certify a larger radius."
-    return table("certificate-parameters", "How it was certified", columns, body, note)
-
-
-def _parameter_row(name: str, c: CertifyReport) -> list[object]:
-    return [
-        name,
-        c.rule,
-        numbers.small(c.sigma),
-        c.steps,
-        f"{c.n0:,} / {c.n:,}",
-        numbers.small(c.alpha),
-        len(c.images),
-        numbers.small(c.expected_false),
-        c.abstained,
-        c.at_ceiling,
-        numbers.small(c.ceiling),
-        c.seed,
-        c.source,
-    ]
-
-
-def guarantees(report: Report) -> Table:
-    """What the certificates promise for a few runs."""
-    found = select.certificates(report)
-    votes = sorted({k for c in found for g in c.report.guarantees for k in g.votes})
-    columns = [*text("Model"), *number("L2 radius", "One run", *(f"Vote of {k}" for k in votes))]
-    body = [
-        [c.name, numbers.small(g.radius), numbers.percent(g.per_run)]
-        + [numbers.percent(g.votes.get(k)) for k in votes]
-        for c in found
-        for g in c.report.guarantees
-    ]
-    note = "Lower bounds of the mean accuracy under any L2 attack of that size."
-    return table("guarantees", "Guaranteed accuracy of few runs", columns, body, note)
-
-
-def threat_model(report: Report) -> str:
-    """What the attacker may do, from the rows themselves."""
-    rows = select.attack_rows(report)
-    if not rows:
-        return ""
-    balls = ", ".join(select.budget_text(b, rows) for b in select.budgets(rows)) or "none"
-    modes = _list(row.eot_mode for row in rows if row.eot)
-    apart = all((r.attack_seed, r.attack_stream) != (r.scores.seed, r.scores.stream) for r in rows)
-    return (
-        "The white-box attacker knows weights, time steps and the law of the noise, and adds one perturbation"
-        f" within {balls} (pixel units, inside the legal pixel range) before the noise is drawn. Noise in the"
-        f" gradients: {modes}. Surrogate gradients: {_list(row.surrogate for row in rows)}. "
-        + (
-            "All scores are on noise that the attack never saw."
-            if apart
-            else "Some scores share their noise with the attack and mean little."
-        )
-    )
-
-
-def not_tried(report: Report) -> tuple[str, ...]:
-    """Kinds of attack that no row of the report shows."""
-    rows = select.attack_rows(report)
-    if not rows:
-        return ("No attack was run.",)
-    tried = {
-        "gradient attacks with more than one noise draw per gradient": any(r.eot > 1 for r in rows),
-        "more than one restart": any(r.restarts > 1 for r in rows),
-        "several surrogate gradients": len({r.surrogate for r in rows if r.surrogate}) > 1,
-        "an attacker who knows the noise (frozen draws)": any(r.eot_mode == "frozen" for r in rows),
-        "black-box attacks (square, SPSA)": any(r.attack.startswith(("square", "spsa")) for r in rows),
-        "images made on another model (transfer)": any(r.crafted_on for r in rows),
-        "images rounded to the input grid before scoring": any(r.levels for r in rows),
-        "attacks in other norms than " + _list(select.NORMS.get(r.norm, r.norm) for r in rows): len(
-            {r.norm for r in rows}
-        )
-        == len(select.NORMS),
-    }
-    return tuple(f"Not tried: {what}." for what, done in tried.items() if not done)
-
-
-def _list(items: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(item for item in items if item)) or numbers.NONE

@@ -20,10 +20,11 @@ def terminal_tables(report: Report, detail: bool = False) -> list[RichTable]:
         detail: long tables too (every attack, every layer).
     """
     found = [table for section in sections(report) if section.id != "appendix" for table in section.tables]
-    return [_rich(table) for table in found if detail or not table.detail]
+    return [rich_table(table) for table in found if detail or not table.detail]
 
 
-def _rich(table: Table) -> RichTable:
+def rich_table(table: Table) -> RichTable:
+    """One table for the terminal."""
     rich = RichTable(
         title=Text(table.title, style="bold"),
         caption=Text(table.note) if table.note else None,

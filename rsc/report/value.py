@@ -13,6 +13,7 @@ import msgspec
 from rsc.energy.results import EnergyReport
 from rsc.parity_results import ParityRow
 from rsc.robustness.results import Accuracy, CertifyReport, RobustnessReport
+from rsc.robustness.verify_results import VerifyReport
 
 SCHEMA_VERSION = 1
 
@@ -157,7 +158,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         environment: where the numbers were made; None if the report is a part of another.
         command: how to make it again.
         config: the configuration as it was given, echoed.
-        dataset, models, targets, parity, quantisation, energy, robustness, certificates: the sections.
+        dataset, models, targets, parity, quantisation, energy, robustness, certificates, verification: the
+            sections.
         conclusions: sentences that `conclude` computes from the numbers.
         not_done: what a reader may expect and will not find.
         schema_version: of this layout.
@@ -179,3 +181,4 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conclusions: tuple[str, ...] = ()
     not_done: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+    verification: tuple[VerifyReport, ...] = ()
