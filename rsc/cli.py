@@ -15,8 +15,12 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
+from rsc.cli_certify import certify
 from rsc.cli_chip import lava, place
+from rsc.cli_energy import energy, profiles
+from rsc.cli_robustness import attack
 from rsc.cli_train import train
+from rsc.cli_verify import verify
 from rsc.console import (
     calibration_lines,
     complain,
@@ -30,7 +34,7 @@ from rsc.console import (
     warn_plainly,
 )
 from rsc.errors import GateFailed, RscError
-from rsc.feeding import Feed, Flat, Images, Reading, repeated
+from rsc.feeding import Feed, Flat, Reading, repeated
 from rsc.interrupt import stop_cleanly
 
 Program = Annotated[Positional[Path], arg(metavar="PROGRAM", help="bundle folder or .nir file")]
@@ -60,11 +64,15 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, json: bool = False) -> No
 
 def export(
     program: Program,
-    to: Literal["nir", "loihi", "netx"] = "nir",
+    to: Literal["nir", "loihi", "netx", "onnx"] = "nir",
     out: Path | None = None,
     calibrate: Literal["max", "percentile", "mse", "agreement"] | None = None,
     bits: int = 8,
     grid: int | None = None,
+    noise: Literal["frames", "input", "graph"] | None = None,
+    arithmetic: Literal["float32", "float64", "float16", "bfloat16", "integer"] = "float32",
+    votes: int | None = None,
+    counts: bool = False,
     feed: Flat[Feed] = Feed(most=64),
     reading: Flat[Reading] = Reading(),
     json: bool = False,
@@ -72,13 +80,19 @@ def export(
     """Write a program in another form.
 
     Args:
-        to: "nir", readable by every NIR tool; "loihi", integer layers as .npz; "netx", chains for lava-dl.
-        out: file to write; PROGRAM.nir, .loihi.npz or .net in the current folder by default.
+        to: "nir", readable by every NIR tool; "loihi", integer layers as .npz; "netx", chains for lava-dl;
+            "onnx", the network, all steps and the encoder for ONNX Runtime, proven before it is written.
+        out: file to write; PROGRAM.nir, .loihi.npz, .net or .onnx in the current folder by default.
         calibrate: choose the scales of Loihi's integers on the images or frames, and which large weights
             they clip: none (max), the largest 0.1 % (percentile), by mean square error, or by spikes.
         bits: of Loihi's weights, 2 to 9.
         grid: put the encoder's image and noise on so many levels per unit, so that chips can draw it.
-        json: print what calibration did as JSON.
+        noise: what an ONNX model is fed: image and noise (input; the default of programs with an encoder),
+            the image alone (graph: it draws the noise itself) or frames that are encoded already.
+        arithmetic: of an ONNX model; integer is the Loihi form.
+        votes: runs for each image whose majority an ONNX model takes.
+        counts: let an ONNX model give spike counts.
+        json: print what calibration, or the proof of an ONNX model, found as JSON.
     """
     from rsc.commands import on_grid, quantised, write_for_netx
     from rsc.export.loihi import lower
@@ -89,7 +103,15 @@ def export(
     if calibrate is not None or bits != 8:
         material = None if calibrate is None else feed.material(program)
         loaded, rows = quantised(loaded, material, calibrate or "max", bits, feed.seed)
-    path = out or Path(program.resolve().stem + {"nir": ".nir", "loihi": ".loihi.npz", "netx": ".net"}[to])
+    endings = {"nir": ".nir", "loihi": ".loihi.npz", "netx": ".net", "onnx": ".onnx"}
+    path = out or Path(program.resolve().stem + endings[to])
+    if to == "onnx":
+        from rsc.commands_onnx import onnx_form, proof_line, write_for_onnx
+
+        form = onnx_form(loaded, noise, arithmetic, votes, counts)
+        proof = write_for_onnx(loaded, form, path, program, feed)
+        emit(proof) if json else show(proof_line(proof), f"{path}: program {loaded.digest[:12]}")
+        return
     if to == "nir":
         write_program(loaded, path)
     elif to == "netx":
@@ -165,86 +187,6 @@ def parity(
         )
 
 
-def energy(
-    program: Program,
-    on: str = "torch",
-    profile: Texts = ("h45-int8", "loihi1-davies2018"),
-    feed: Flat[Feed] = Feed(most=100),
-    reading: Flat[Reading] = Reading(),
-    json: bool = False,
-) -> None:
-    """Count every synaptic operation of a run and price it.
-
-    Args:
-        on: target that produces the spikes.
-        profile: cost profile (name or TOML path), one or several.
-        json: print the report as JSON.
-    """
-    from rsc.commands import announce, energy_of
-
-    loaded = reading.program(program)
-    announce(loaded, on)
-    report = energy_of(loaded, on, profile, feed.material(program), feed.seed)
-    emit(report) if json else show_part(energy=(report,))
-
-
-def attack(
-    program: Program,
-    on: Targets = ("torch",),
-    eps: str = "0,2/255,4/255,8/255",
-    norm: Literal["linf", "l2", "l1"] = "linf",
-    steps: int = 20,
-    eot: int = 4,
-    draws: int = 16,
-    images: Flat[Images] = Images(most=100),
-    json: bool = False,
-) -> None:
-    """Attack with FGSM and EOT-PGD; score on fresh noise on every target.
-
-    Args:
-        on: targets the adversarial images are replayed on; they are made on the torch twin.
-        eps: radii, comma separated, e.g. 0,2/255,8/255 (pixel units).
-        steps: of PGD.
-        eot: noise draws per gradient.
-        draws: noise draws per image when scoring.
-    """
-    from rsc.commands import attack_on
-    from rsc.evaluation import AttackPlan
-
-    loaded, material = Reading().program(program), images.material(program)
-    radii = tuple(part.strip() for part in eps.split(","))
-    plan = AttackPlan(radii, norm, steps, eot, 1, draws, images.seed)
-    with progress() as listener:
-        reports = attack_on(loaded, on, material, plan, program.resolve().stem, listener)
-    emit({"robustness": reports}) if json else show_part(robustness=reports)
-
-
-def certify(
-    program: Program,
-    on: str = "torch",
-    draws: int = 1000,
-    alpha: float = 0.001,
-    radii: str = "0,0.05,0.1,0.15,0.2,0.25,0.3",
-    images: Flat[Images] = Images(most=100),
-    json: bool = False,
-) -> None:
-    """Certify L2 radii of the voted classifier by randomized smoothing.
-
-    Args:
-        on: target whose predictions are certified.
-        draws: noise draws per image for the estimate.
-        alpha: allowed probability of a false certificate, per image.
-        radii: L2 radii to report, comma separated, in pixel units.
-    """
-    from rsc.commands import certify_on, numbers
-
-    loaded, material = Reading().program(program), images.material(program)
-    limits = numbers(radii, "--radii")
-    with progress() as listener:
-        report = certify_on(loaded, on, material, draws, alpha, limits, images.seed, listener)
-    emit(report) if json else show_part(certificates=(report,))
-
-
 def lint(
     program: Program,
     target: Annotated[UseAppendAction[tuple[str, ...]], arg(name="for", metavar="TARGET")] = (),
@@ -289,7 +231,8 @@ def targets(json: bool = False) -> None:
     emit(rows) if json else show_part(targets=tuple(rows))
 
 
-REPEATED = ("--on", "--for", "--probe", "--profile", "--delay")  # options that take one value or several
+# options that take one value or several
+REPEATED = ("--on", "--attacks", "--surrogates", "--for", "--probe", "--profile", "--delay")
 
 VERBS = {
     "demo": demo,
@@ -298,8 +241,10 @@ VERBS = {
     "run": run,
     "parity": parity,
     "energy": energy,
+    "profiles": profiles,
     "attack": attack,
     "certify": certify,
+    "verify": verify,
     "lint": lint,
     "report": report,
     "targets": targets,

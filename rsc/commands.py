@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +14,14 @@ import msgspec
 import numpy as np
 
 from rsc.discretise import NEURONS, SPIKING
-from rsc.energy import energy_report
 from rsc.energy.results import EnergyReport
 from rsc.errors import UsageError, unknown_name
-from rsc.evaluation import AttackPlan, Deployed, evaluate
 from rsc.export.lint import TOOLS, Activity, Finding, from_source, lint
 from rsc.export.reader import read_graph
 from rsc.files import write_atomic
 from rsc.hw_targets import TARGETS, DeployedModel, deploy, get_target
 from rsc.material import Material, is_bundle
+from rsc.metering import Metering, meter
 from rsc.parity import compare
 from rsc.parity_results import ParityRow
 from rsc.program import Program, declares, walk
@@ -28,9 +29,11 @@ from rsc.progress import Progress, Silent
 from rsc.quantiser import Quantiser
 from rsc.report.value import TargetRow
 from rsc.results import Issue, Keys, Probe, RunResult
-from rsc.robustness.certify import certify
+from rsc.robustness.certified import Certified
+from rsc.robustness.certify import Plan, certify, vote_or_abstain
 from rsc.robustness.model import ModuleModel, from_module
-from rsc.robustness.results import Accuracy, CertifyReport, RobustnessReport
+from rsc.robustness.predict import Generated
+from rsc.robustness.results import Accuracy
 from rsc.robustness.statistics import wilson
 
 if TYPE_CHECKING:
@@ -225,13 +228,15 @@ def parity_rows(
 
 
 def energy_of(
-    program: Program, on: str, profiles: Sequence[str], material: Material, seed: int
+    program: Program,
+    on: str,
+    profiles: Sequence[str],
+    material: Material,
+    seed: int,
+    how: Metering | None = None,
 ) -> EnergyReport:
-    """Count and price one run."""
-    with deploy(program, on) as model:
-        result = material.run(model, seed)
-    steps = next(iter(result.outputs.values())).shape[0]
-    return energy_report(program, result.spikes, steps, profiles=list(profiles), target=on)
+    """Count and price a run on the material; `how` may ask for more than one plain run under `seed`."""
+    return meter(program, on, profiles, material, how or Metering(seed))
 
 
 def twin(program: Program, name: str) -> ModuleModel:
@@ -248,58 +253,76 @@ def twin(program: Program, name: str) -> ModuleModel:
     return from_module(module, program.encoder, program.bounds, program.semantics.readout, name)
 
 
-def attack_on(
-    program: Program,
-    on: Sequence[str],
-    material: Material,
-    plan: AttackPlan,
-    name: str = "model",
-    listener: Progress | None = None,
-) -> tuple[RobustnessReport, ...]:
-    """Attack the torch twin and replay on the other targets."""
-    listener = listener or Silent()
-    data = material.images()
-    model = twin(program, name)
-    others = [spec for spec in on if spec != "torch"]
-    deployed = [Deployed(spec, deploy(program, spec)) for spec in others]
-    runs = len(data) * plan.steps * plan.eot * len(plan.strengths())
-    listener.stage(
-        f"attacking {len(data)} images with FGSM and PGD-{plan.steps} (EOT {plan.eot}): about {runs:,} runs"
-    )
-    try:
-        reports = evaluate(model, data.images, data.targets, plan, deployed, listener.advance)
-    finally:
-        for entry in deployed:
-            entry.model.close()
-    return reports if "torch" in on or not on else reports[1:]
-
-
 def certify_on(
     program: Program,
     on: str,
     material: Material,
-    draws: int,
-    alpha: float,
+    plan: Plan,
     radii: Sequence[float],
-    seed: int,
+    *,
+    twin: str | None = None,
+    noise: str = "keyed",
+    vote: int = 0,
+    state: Path | None = None,
     listener: Progress | None = None,
-) -> CertifyReport:
-    """Certify the voted classifier of one target."""
+) -> Certified:
+    """Certify the voted classifier of one target, by its own runs or through a faster twin.
+
+    Args:
+        twin: target that draws in its place.
+        noise: "keyed", or "generator" for that of the device (torch).
+        vote: runs per image of a vote that may abstain; 0 for none.
+        state: see `certify`.
+    """
     listener = listener or Silent()
     data = material.images()
-    listener.stage(f"certifying {len(data)} images on {on}: {len(data) * draws:,} runs")
-    with deploy(program, on) as model:
-        return certify(
-            model,
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(deploy(program, on))
+        fast = target if twin is None else stack.enter_context(deploy(program, twin))
+        subject = _generated(program, fast) if noise == "generator" else fast
+        each = seconds_per_run(fast, data.images[:1], data.ids[:1])
+        runs = plan.runs(len(data), twin is not None) + vote * len(data)
+        listener.stage(f"certifying {len(data)} images on {on}: {runs:,} runs, about {runs * each:.3g} s")
+        report = certify(
+            subject,
             data.images,
             data.targets,
-            n=draws,
-            alpha=alpha,
+            encoder=program.encoder,
+            plan=plan,
+            target=None if twin is None else target,
             radii=tuple(radii),
-            seed=seed,
             samples=data.ids,
+            state=state,
             on_progress=listener.advance,
         )
+        if not vote:
+            return report
+        options: dict[str, Any] = {"n": vote, "alpha": plan.alpha, "seed": plan.seed, "samples": data.ids}
+        voted = vote_or_abstain(target, data.images, data.targets, **options)
+        return msgspec.structs.replace(report, voted=voted)
+
+
+def _generated(program: Program, model: DeployedModel) -> Generated:
+    """The model's module under the device's own noise.
+
+    Raises:
+        UsageError: it has no module, or the program names no encoder or no bounds.
+    """
+    module = getattr(model, "module", None)
+    if module is None or program.encoder is None or program.bounds is None:
+        raise UsageError(
+            f"Target '{model.target}' draws no noise of its own.", "Only torch does.", "Use keyed noise."
+        )
+    return Generated(from_module(module, program.encoder, program.bounds, program.semantics.readout))
+
+
+def seconds_per_run(model: DeployedModel, image: np.ndarray, ids: np.ndarray, runs: int = 32) -> float:
+    """Of one image in a batch, by a trial on noise that serves nothing else."""
+    x, keys = np.repeat(image, runs, 0), Keys(0, np.repeat(ids, runs), np.arange(runs))
+    model.run(x[:1], keys.replace(samples=keys.samples[:1], draw=0), Probe(counts=False))
+    start = time.perf_counter()
+    model.run(x, keys, Probe(counts=False))
+    return (time.perf_counter() - start) / runs
 
 
 def lint_findings(

@@ -15,6 +15,7 @@ import nir
 import numpy as np
 
 from rsc.program import EncoderSpec, Program, Semantics
+from rsc.quantiser import Quantiser
 from rsc.results import SpikeRecord
 
 T = 8
@@ -158,3 +159,43 @@ def recurrent_program() -> Program:
     }
     edges = [("input", "fc"), ("fc", "lif3"), ("lif3", "rec"), ("rec", "lif3"), ("lif3", "output")]
     return wrap(nodes, edges)
+
+
+S = 16384  # integer weight units per unit of the network: every weight, bias and state is whole
+
+
+def feedback_node(shape: tuple[int, ...]) -> nir.CubaLIF:
+    """i = i/2 + x, v = i: the membrane forgets at once, so a reset of it changes nothing.
+
+    Fires at v > 1 - 1/S; all values of the network are multiples of 1/S, so that is v >= 1.
+    """
+    ones = np.ones(shape)
+    return nir.CubaLIF(
+        tau_syn=2e-3 * ones,
+        tau_mem=1e-3 * ones,
+        r=ones,
+        v_leak=0 * ones,
+        v_threshold=(1 - 1 / S) * ones,
+        w_in=2 * ones,
+    )
+
+
+def feedback_program(input_scale: float = 1.0) -> Program:
+    """The same network for machines that reset to zero and fire at ">": a synapse takes the threshold away.
+
+    Each neuron hears its own spike of the step before with weight -1/2, what is left of -1 after one more
+    step of decay: i_t = i_{t-1}/2 + x_t - s_{t-1}/2 is v_t = (v_{t-1} - s_{t-1})/2 + x_t.
+
+    Args:
+        input_scale: integers per unit of the frames, on machines that count in integers.
+    """
+    nodes = dict(program().graph.nodes) | {"lif1": feedback_node((4, 8, 8)), "lif2": feedback_node((6, 3, 3))}
+    edges = list(program().graph.edges)
+    for k, channels, size in ((1, 4, (8, 8)), (2, 6, (3, 3))):
+        own = -0.5 * np.ones((channels, 1, 1, 1))
+        nodes[f"own{k}"] = conv_node(own, np.zeros(channels), size, 1, 0, 1, channels)
+        edges += [(f"lif{k}", f"own{k}"), (f"own{k}", f"lif{k}")]
+    scales = (("lif1", float(S), 1.0), ("lif2", float(S), 1.0), ("fc", 64.0, 1.0))
+    semantics = Semantics(dt=1e-3, reset="value", comparison=">", readout="sum")
+    graph = nir.NIRGraph(nodes, edges, type_check=False)
+    return Program(graph, semantics, quantiser=Quantiser(scales=scales, input_scale=input_scale))

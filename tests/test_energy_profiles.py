@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rsc.energy import load_profile, parse_profile
+from rsc.energy import list_profiles, load_profile, parse_profile
 from rsc.errors import MalformedFile, UsageError
 
 GOOD = b"""id = "x"
@@ -44,6 +44,11 @@ def test_bad_profiles_are_refused(text: bytes) -> None:
     assert parse_profile(GOOD).cost.mac is None
     with pytest.raises(MalformedFile):
         parse_profile(text)
+
+
+def test_every_profile_has_a_doi_or_says_that_there_is_none() -> None:
+    for profile in map(load_profile, list_profiles()):
+        assert profile.doi.startswith("10.") != profile.source.endswith("no public DOI found"), profile.id
 
 
 def test_profiles_come_by_id_or_path(tmp_path: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
 from rsc.energy.edges import WEIGHTED, open_net
 from rsc.energy.fanout import fan_out
+from rsc.energy.intervals import widest_first
 from rsc.energy.profile import Cost, Profile, load_profile
-from rsc.energy.results import AnnComparison, Energy, Ratio
+from rsc.energy.results import AnnComparison, Energy, Ratio, Swing
 from rsc.energy.terms import Pricing, Term
 from rsc.errors import UsageError
 from rsc.program import Program
@@ -88,7 +89,12 @@ def _same_buffers(profile: Profile, like: Profile) -> Profile:
     """Both networks live in buffers of the same size rule."""
     if profile.memory is None or like.memory is None:
         return profile
-    memory = msgspec.structs.replace(profile.memory, buffer_bytes=like.memory.buffer_bytes)
+    memory = msgspec.structs.replace(
+        profile.memory,
+        buffer_bytes=like.memory.buffer_bytes,
+        dram=like.memory.dram,
+        on_chip_bytes=like.memory.on_chip_bytes,
+    )
     return msgspec.structs.replace(profile, memory=memory)
 
 
@@ -124,7 +130,21 @@ def _compare(pricing: Pricing, snn_id: str, snn: Sequence[Term]) -> AnnCompariso
         total_reuse=_energy(ann, "low") if memory is not None else None,
         total_no_reuse=_energy(ann, "high") if memory is not None else None,
         ratios=tuple(_ratios(snn, ann, memory is not None)),
+        tornado=_tornado(snn, ann),
     )
+
+
+def _tornado(snn: Sequence[Term], ann: Sequence[Term]) -> tuple[Swing, ...]:
+    """What moves the ratio of the whole: shared costs move both networks at once."""
+    below = {id(t) for t in ann}
+
+    def value(costs: Callable[[Term], float], counts: Callable[[Term], str]) -> float:
+        sums = [0.0, 0.0]
+        for t in (*snn, *ann):
+            sums[id(t) in below] += float(getattr(t, counts(t)).mean()) * costs(t)
+        return sums[0] / sums[1]
+
+    return widest_first((*snn, *ann), value)
 
 
 def _energy(terms: Sequence[Term], counts: str) -> Energy:

@@ -113,6 +113,7 @@ def count(
     input_events: bool | None = None,
     pooling: str = "fold",
     frames: np.ndarray | Mapping[str, np.ndarray] | None = None,
+    touched: bool = True,
 ) -> Counts:
     """Exact counts per node and pass.
 
@@ -126,6 +127,7 @@ def count(
             merged value first, which then multiplies (needs rasters).
         frames: what was fed in, [T, B, ...] (by Input if there are several); checked against `input_events`,
             and the raster of the Inputs.
+        touched: whether to count the updates with synaptic input, where rasters allow it.
 
     Raises:
         UnsupportedNode: a node without a counting rule.
@@ -135,25 +137,40 @@ def count(
     if pooling not in ("fold", "graded"):
         raise UsageError(f"pooling is '{pooling}'.", "Known: fold, graded.", "Choose one.")
     net = open_net(program)
-    encoded = program.encoder is not None and program.encoder.events
-    events = encoded if input_events is None else input_events
-    binary = {n for n, node in net.nodes.items() if isinstance(node, SPIKING)}
-    binary |= set(net.inputs) if events else set()
+    binary = binary_emitters(net, program, input_events)
     if frames is not None:
-        record = with_frames(net, record, frames, frozenset(binary))
-    activity = check_record(net, record, steps, program.semantics.dt, frozenset(binary))
+        record = with_frames(net, record, frames, binary)
+    activity = check_record(net, record, steps, program.semantics.dt, binary)
+    activity = activity if touched else dataclasses.replace(activity, touched={})
+    return counts_of(program, activity, target, input_events, pooling)
+
+
+def counts_of(
+    program: Program, activity: Activity, target: str, input_events: bool | None, pooling: str = "fold"
+) -> Counts:
+    """The counts of a checked record; arguments as in `count`."""
+    net, events = activity.net, bool(activity.binary & set(activity.net.inputs))
     latched = frozenset() if events or not _latched(program) else frozenset(net.inputs)
     nodes = [_count_node(activity, name, latched, pooling, program) for name in sorted(net.arrivals)]
     return Counts(
         program=program,
         target=target,
-        steps=steps,
+        steps=activity.steps,
         batch=activity.batch,
         nodes=tuple(n for n in nodes if n is not None),
         encoder=encoder_counts(None if input_events else program.encoder, program.input_shape),
         input_events=_input_events(activity),
         binary_input=events,
         activations=_activations(net, program),
+    )
+
+
+def binary_emitters(net: Net, program: Program, input_events: bool | None) -> frozenset[str]:
+    """Nodes whose values are 0 or 1, by their types; of the Inputs see `count`."""
+    encoded = program.encoder is not None and program.encoder.events
+    binary = {n for n, node in net.nodes.items() if isinstance(node, SPIKING)}
+    return frozenset(
+        binary | (set(net.inputs) if (encoded if input_events is None else input_events) else set())
     )
 
 
@@ -320,20 +337,13 @@ def _count_neurons(activity: Activity, name: str, program: Program) -> NodeCount
         spikes_out=spikes,
         resets=spikes if spiking and subtracts else 0,
         updates=neurons * activity.steps,
-        updates_active=_active(activity, name),
+        updates_active=activity.active_updates(name),
     )
     if events:
         structural = sum(int(fan_out(net, e).structural.sum()) for e in events)
         rows = dataclasses.replace(rows, synapses=structural, synapses_nz=structural)
         return dataclasses.replace(rows, **_events(activity, events))
     return rows
-
-
-def _active(activity: Activity, name: str) -> np.ndarray | None:
-    masks = activity.arriving(name)
-    if masks is None:
-        return None
-    return sum((_flat(m).sum(1, dtype=np.int64) for m in masks), np.zeros(activity.batch, dtype=np.int64))
 
 
 def _count_pool(activity: Activity, name: str, pooling: str) -> NodeCounts | None:

@@ -7,6 +7,7 @@ Delay, the markers of nested graphs) only pass them on; a *consumer* is a weight
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -51,6 +52,7 @@ class Net:
         inputs: names of the top-level Input nodes.
         delayed: links that hand over the value of the step before.
         arrivals: every node but the inputs -> the edges that end there.
+        maps: fan-out maps and tables made so far (`fanout`, `reach`), which depend on nothing else.
     """
 
     nodes: Mapping[str, Any]
@@ -59,18 +61,16 @@ class Net:
     inputs: tuple[str, ...]
     delayed: frozenset[tuple[str, str]]
     arrivals: Mapping[str, tuple[Edge, ...]]
+    maps: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def is_emitter(self, name: str) -> bool:
         """Whether the node produces values of its own."""
         return name in self.inputs or isinstance(self.nodes[name], (*NEURONS, *WEIGHTED))
 
-    def input_shape(self, name: str) -> tuple[int, ...]:
-        """Shape of what arrives at a node."""
-        return self.shapes[self.predecessors[name][0]]
 
-
+@functools.lru_cache(maxsize=8)
 def open_net(program: Program) -> Net:
-    """The flattened graph of a program with its synaptic edges.
+    """The flattened graph of a program with its synaptic edges; kept for the last few programs.
 
     Raises:
         UnsupportedNode: a node type that cannot be counted.

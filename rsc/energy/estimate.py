@@ -8,7 +8,8 @@ import numpy as np
 
 from rsc.energy.ann import compare_ann
 from rsc.energy.counts import Counts, NodeCounts, count
-from rsc.energy.pricing import data_interval, price
+from rsc.energy.intervals import data_interval, histogram
+from rsc.energy.pricing import price
 from rsc.energy.profile import Profile, load_profile
 from rsc.energy.results import (
     AnnComparison,
@@ -62,7 +63,6 @@ def energy_report(
         UsageError: unknown profile, no T, or parameters out of range.
     """
     conventions = conventions or Conventions()
-    _check(conventions)
     counts = count(
         program,
         run.spikes if isinstance(run, RunResult) else run,
@@ -72,13 +72,37 @@ def energy_report(
         conventions.pooling,
         frames,
     )
+    return report_of(counts, profiles, conventions, encoder, votes, step_time_s, chips)
+
+
+def report_of(
+    counts: Counts,
+    profiles: Sequence[str | Profile] = DEFAULT_PROFILES,
+    conventions: Conventions | None = None,
+    encoder: EncoderCounts | None = None,
+    votes: int = 1,
+    step_time_s: float | None = None,
+    chips: float = 1.0,
+    seeds: int = 1,
+) -> EnergyReport:
+    """Counts priced with every profile; arguments as in `energy_report`.
+
+    Args:
+        counts: of one run, or of several that were joined.
+        seeds: passes per sample: all samples under the first seed, then all under the next.
+
+    Raises:
+        UsageError: unknown profile, or parameters out of range.
+    """
+    conventions = conventions or Conventions()
+    _check(conventions)
     loaded = [p if isinstance(p, Profile) else load_profile(p) for p in profiles]
     priced: list[PricedProfile] = []
     ann: list[AnnComparison] = []
     for profile in loaded:
         pricing = Pricing(counts, profile, conventions, encoder or counts.encoder)
         terms = snn_terms(pricing)
-        priced.append(price(pricing, votes, step_time_s, chips, terms))
+        priced.append(price(pricing, votes, step_time_s, chips, terms, seeds))
         ann += compare_ann(pricing, terms)
     return EnergyReport(
         target=counts.target,
@@ -88,12 +112,14 @@ def energy_report(
         layers=tuple(layer_counts(n, counts.steps) for n in counts.nodes),
         totals=_totals(counts),
         encoder=encoder or counts.encoder,
-        data=tuple(_data(counts)),
+        data=tuple(_data(counts, seeds)),
         priced=tuple(priced),
         ann=tuple(ann),
         conventions=conventions,
-        notes=tuple(_notes(counts)),
-        program_digest=program.digest,
+        notes=(*_notes(counts), *_hasty(priced, step_time_s)),
+        program_digest=counts.program.digest,
+        input="events" if counts.binary_input else "graded",
+        histograms=(histogram("sop", "operations", _per_pass(counts, "sop"), seeds),),
     )
 
 
@@ -173,10 +199,24 @@ def _totals(counts: Counts) -> Totals:
     )
 
 
-def _data(counts: Counts) -> Iterator[DataInterval]:
+def _data(counts: Counts, seeds: int) -> Iterator[DataInterval]:
     for field, unit in (("sop", "operations"), ("sop_nz", "operations"), ("spikes_out", "events")):
-        per_pass = np.sum([n.per_pass(field) for n in counts.nodes], axis=0)
-        yield data_interval(field, unit, per_pass)
+        yield data_interval(field, unit, _per_pass(counts, field), seeds)
+
+
+def _per_pass(counts: Counts, field: str) -> np.ndarray:
+    return np.sum([n.per_pass(field) for n in counts.nodes], axis=0)
+
+
+def _hasty(priced: Sequence[PricedProfile], step_time_s: float | None) -> Iterator[str]:
+    """A step time that was given and that no placement reaches."""
+    for one in priced:
+        least = one.step_time
+        if least is not None and step_time_s is not None and step_time_s < least.low_s:
+            yield (
+                f"{one.profile}: a step takes at least {least.low_s:.3g} s even spread over all cores; "
+                f"{step_time_s:.3g} s was given."
+            )
 
 
 def _notes(counts: Counts) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import nir
 import numpy as np
 
-from rsc.energy.edges import POOLS, SPIKING, WEIGHTED, Edge, Net, open_net
+from rsc.energy.edges import NEURONS, POOLS, SPIKING, WEIGHTED, Edge, Net, open_net
 from rsc.errors import UsageError
 from rsc.program import Program
 from rsc.shapes import Window, window
@@ -42,24 +42,38 @@ class FanOut:
 
 def fan_out(net: Net, edge: Edge, fold: bool = True) -> FanOut:
     """Maps of an edge; with `fold` pooling on the way is part of the synapse, else the map is that of the
-    values arriving at the target, in their shape."""
+    values arriving at the target, in their shape. Made once per net; the arrays are read-only."""
+    known = net.maps.get((edge, fold))
+    if known is None:
+        known = net.maps[edge, fold] = _fan_out(net, edge, fold)
+    return known
+
+
+def _fan_out(net: Net, edge: Edge, fold: bool) -> FanOut:
     nodes = (*edge.path, edge.target) if fold else (edge.target,)
     shape = net.shapes[edge.source] if fold else _arriving_shape(net, edge)
     return FanOut(edge, *(_pullback(net, nodes, shape, nonzero) for nonzero in (False, True)))
 
 
 def fan_outs(program: Program) -> dict[str, tuple[FanOut, ...]]:
-    """Maps of all edges into weighted nodes and of all direct edges between neurons, by target name.
+    """Target -> maps of its edges: all into weighted nodes, those from events straight into neurons.
 
     Raises:
         UnsupportedNode, InputRefused: the graph cannot be counted.
     """
     net = open_net(program)
-    return {
-        name: tuple(fan_out(net, edge) for edge in edges)
-        for name, edges in net.arrivals.items()
-        if isinstance(net.nodes[name], WEIGHTED)
-    }
+    found: dict[str, tuple[FanOut, ...]] = {}
+    for name, edges in net.arrivals.items():
+        node = net.nodes[name]
+        kept = edges if isinstance(node, WEIGHTED) else tuple(e for e in edges if _sends(net, e.source))
+        if isinstance(node, (*WEIGHTED, *NEURONS)) and kept:
+            found[name] = tuple(fan_out(net, edge) for edge in kept)
+    return found
+
+
+def _sends(net: Net, name: str) -> bool:
+    """Whether a node can send events."""
+    return name in net.inputs or isinstance(net.nodes[name], SPIKING)
 
 
 def emitter_fan_outs(program: Program) -> dict[str, np.ndarray]:
@@ -69,7 +83,7 @@ def emitter_fan_outs(program: Program) -> dict[str, np.ndarray]:
     for maps in fan_outs(program).values():
         for found in maps:
             source = found.edge.source
-            if source in net.inputs or isinstance(net.nodes[source], SPIKING):
+            if _sends(net, source):
                 total[source] = total.get(source, 0) + found.structural
     return total
 
@@ -108,18 +122,6 @@ def synops_loss(spikes: Mapping[str, Tensor], fan_out: Mapping[str, np.ndarray |
     return torch.stack(terms).sum()
 
 
-def reached(net: Net, name: str, mask: np.ndarray, chunk: int = 64) -> np.ndarray:
-    """Where the non-zero synapses of one node deliver something of `mask`, both bool [B, ...]."""
-    import torch
-
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(mask), chunk):
-            x = torch.from_numpy(np.array(mask[start : start + chunk], dtype=np.float64))
-            parts.append((_apply(net, name, x, nonzero=True) > 0).numpy())
-    return np.concatenate(parts)
-
-
 def _arriving_shape(net: Net, edge: Edge) -> tuple[int, ...]:
     return net.shapes[edge.path[-1] if edge.path else edge.source]
 
@@ -131,12 +133,14 @@ def _pullback(net: Net, nodes: tuple[str, ...], shape: tuple[int, ...], nonzero:
         x = torch.ones((1, *shape), dtype=torch.float64, requires_grad=True)
         y = x
         for name in nodes:
-            y = _apply(net, name, y, nonzero)
+            y = apply_mask(net, name, y, nonzero)
         (gradient,) = torch.autograd.grad(y.sum(), x)
-    return np.rint(gradient[0].numpy()).astype(np.int64)
+    found = np.rint(gradient[0].numpy()).astype(np.int64)
+    found.setflags(write=False)
+    return found
 
 
-def _apply(net: Net, name: str, x: Tensor, nonzero: bool) -> Tensor:
+def apply_mask(net: Net, name: str, x: Tensor, nonzero: bool) -> Tensor:
     """One node with its weights replaced by a mask; neurons and markers pass their input on."""
     import torch
     from torch.nn import functional
@@ -144,18 +148,18 @@ def _apply(net: Net, name: str, x: Tensor, nonzero: bool) -> Tensor:
     node = net.nodes[name]
     match node:
         case nir.Affine() | nir.Linear():
-            w = _mask(node.weight, nonzero)
+            w = _mask(node.weight, nonzero, x)
             return functional.linear(x, w) if w.ndim == 2 else torch.matmul(w, x[..., None])[..., 0]
         case nir.Conv1d() | nir.Conv2d():
             return _convolve(node, x, nonzero)
         case nir.SumPool2d() | nir.AvgPool2d():
             view = window(node)
-            x = functional.pad(x, _pads(view))
+            x = functional.pad(x, pads(view))
             return functional.avg_pool2d(x, view.kernel, view.stride, divisor_override=1)  # type: ignore[arg-type]
         case nir.Flatten():
             return x.reshape(len(x), *net.shapes[name])
         case nir.Scale():
-            return x * _mask(node.scale, nonzero)
+            return x * _mask(node.scale, nonzero, x)
         case _:
             return x
 
@@ -163,21 +167,21 @@ def _apply(net: Net, name: str, x: Tensor, nonzero: bool) -> Tensor:
 def _convolve(node: Any, x: Tensor, nonzero: bool) -> Tensor:
     from torch.nn import functional
 
-    w, view = _mask(node.weight, nonzero), window(node)
+    w, view = _mask(node.weight, nonzero, x), window(node)
     run: Any = functional.conv2d if w.ndim == 4 else functional.conv1d
-    return run(functional.pad(x, _pads(view)), w, None, view.stride, 0, view.dilation, int(node.groups))
+    return run(functional.pad(x, pads(view)), w, None, view.stride, 0, view.dilation, int(node.groups))
 
 
-def _pads(view: Window) -> list[int]:
+def pads(view: Window) -> list[int]:
     """Padding as torch's pad wants it: last axis first."""
     return [p for axis in reversed(view.padding) for p in axis]
 
 
-def _mask(values: np.ndarray, nonzero: bool) -> Tensor:
+def _mask(values: np.ndarray, nonzero: bool, like: Tensor) -> Tensor:
     import torch
 
     ones = values != 0 if nonzero else np.ones_like(values)
-    return torch.from_numpy(np.array(ones, dtype=np.float64))
+    return torch.from_numpy(np.array(ones, dtype=np.float64)).to(like.dtype)
 
 
 def has_pool(net: Net, edge: Edge) -> bool:

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.special import stdtrit
 
 from rsc.encoder_spec import GAUSSIAN
+from rsc.energy.intervals import data_interval, energy_of, model_interval, swings
 from rsc.energy.results import (
-    DataInterval,
     Energy,
     EnergyClass,
     LayerEnergy,
     PricedProfile,
     StaticEnergy,
+    Traffic,
 )
+from rsc.energy.step_time import step_time
 from rsc.energy.terms import CLASSES, NEURON_OPS, Pricing, Term, executed_mac, snn_terms
 from rsc.errors import UsageError
-
-ENDS = ("low", "nominal", "high")
 
 
 def price(
@@ -28,6 +27,7 @@ def price(
     step_time_s: float | None = None,
     chips: float = 1.0,
     terms: Sequence[Term] | None = None,
+    seeds: int = 1,
 ) -> PricedProfile:
     """Energy per pass of the counted run under one profile.
 
@@ -36,6 +36,7 @@ def price(
         step_time_s: duration of a step, for static power; None leaves static power out and says so.
         chips: number of chips (or share of one) that the network keeps powered.
         terms: `snn_terms(pricing)` if already at hand.
+        seeds: passes per sample, see `data_interval`.
 
     Raises:
         UsageError: votes < 1, or a step time or chip share that is not positive.
@@ -62,29 +63,18 @@ def price(
         energy_per_decision=None if total is None else _times(votes, total),
         breakdown=tuple(_breakdown(terms)),
         layers=tuple(_layers(terms)),
-        data=data_interval("energy", "nJ", _per_pass(terms, pricing.counts.batch)) if terms else None,
+        data=data_interval("energy", "nJ", _per_pass(terms, pricing.counts.batch), seeds) if terms else None,
         not_priced=missing,
         lower_bound=bool(missing),
         static=_static(pricing, step_time_s, chips),
         doi=profile.doi,
         process_nm=profile.process_nm,
         voltage_v=profile.voltage_v,
+        model=model_interval(terms) if terms else None,
+        tornado=swings(terms),
+        step_time=None if profile.timing is None else step_time(pricing.counts, profile.timing, chips),
+        traffic=tuple(Traffic(t.node, t.group, *t.bits) for t in terms if t.bits is not None),
     )
-
-
-def energy_of(terms: Sequence[Term]) -> Energy:
-    """nJ per pass, mean over the passes."""
-    return Energy(*(sum(float(t.energy(end).mean()) for t in terms) / 1e3 for end in ENDS))
-
-
-def data_interval(name: str, unit: str, values: np.ndarray) -> DataInterval:
-    """Mean with 95 % t-interval and percentiles of one value per pass [B]."""
-    values = np.asarray(values, dtype=np.float64)
-    n, mean = len(values), float(values.mean())
-    half = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
-    p5, p50, p95 = (float(p) for p in np.percentile(values, (5, 50, 95)))
-    ends = (None, None) if half is None else (mean - half, mean + half)
-    return DataInterval(name, unit, n, mean, *ends, p5, p50, p95)
 
 
 def not_priced(pricing: Pricing, step_time_s: float | None) -> Iterator[str]:

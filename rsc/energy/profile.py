@@ -78,6 +78,37 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rng: Cost | None = None
 
 
+class Duration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nanoseconds that one operation takes, at least and at most."""
+
+    low: float
+    high: float
+    evidence: Evidence
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high < math.inf:
+            raise UsageError(
+                f"A duration is {self.low} to {self.high} ns.",
+                "It needs 0 <= low <= high, finite.",
+                "Order the numbers.",
+            )
+
+
+class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Times of a chip whose cores work one operation after the other, see `rsc.energy.step_time`.
+
+    Fields:
+        cores: per chip.
+        sync: of all cores, once per step; update: of one neuron; sop: one synaptic operation.
+    """
+
+    cores: int
+    sync: Duration
+    update: Duration
+    sop: Duration
+
+
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """On-chip SRAM by a square-root law: pJ(64 bit) = pj_64b_at_8kb * sqrt(size / 8 kB).
 
@@ -89,6 +120,8 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         low_factor, high_factor: interval of the law.
         buffer_bytes: one size for all buffers; None sizes each by its content.
         minimum_bytes: smallest buffer the law is used for.
+        dram: pJ per bit of memory off the chip; on_chip_bytes: a buffer whose content is larger lies there.
+            None: everything is on the chip.
     """
 
     weight_bits: int
@@ -102,7 +135,22 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     high_factor: float = 2.0
     buffer_bytes: int | None = None
     minimum_bytes: int = 1024
+    dram: Cost | None = None
+    on_chip_bytes: int | None = None
     note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.on_chip_bytes is not None and self.dram is None:
+            raise UsageError(
+                f"Buffers above {self.on_chip_bytes} bytes lie off the chip.",
+                "The profile has no cost of that memory.",
+                "Give memory.dram, or leave on_chip_bytes out.",
+            )
+
+    def off_chip(self, content_bits: float) -> Cost | None:
+        """pJ per bit of the buffer that holds `content_bits`, if it lies off the chip."""
+        too_large = self.on_chip_bytes is not None and content_bits / 8 > self.on_chip_bytes
+        return self.dram if too_large else None
 
     def pj_per_bit(self, content_bits: float) -> float:
         """Nominal energy of one bit read from or written to the buffer that holds `content_bits`."""
@@ -162,6 +210,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory: Memory | None = None
     static: Static | None = None
     hops: Hops = Hops()
+    timing: Timing | None = None
     bits: int | None = None
     ann_baselines: tuple[str, ...] = ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 import nir
@@ -10,9 +11,11 @@ import numpy as np
 
 from rsc.discretise import delay_steps
 from rsc.energy.edges import POOLS, SPIKING, WEIGHTED, Edge, Net
-from rsc.energy.fanout import reached
+from rsc.energy.reach import reached, reached_counts
 from rsc.errors import InputRefused, UnsupportedNode
 from rsc.results import SpikeRecord
+
+BLOCK = 2**22  # values of the largest mask that are looked at together
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,6 +28,9 @@ class Activity:
         steps, batch: T and B.
         dt: duration of a step in seconds, the unit of Delay nodes.
         binary: names of the emitters whose values are 0 or 1.
+        tail: bool [t, B, ...] by node, the last t steps where whole rasters were not kept (a stream).
+        touched: updates with synaptic input by neuron node, int64 [B]; None: counted from rasters, else only
+            the nodes in it are known.
     """
 
     net: Net
@@ -33,6 +39,8 @@ class Activity:
     batch: int
     dt: float
     binary: frozenset[str]
+    tail: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    touched: Mapping[str, np.ndarray] | None = None
 
     def counts(self, name: str) -> np.ndarray:
         """int64 [B, ...], events (non-zero steps of a graded input) per site."""
@@ -57,11 +65,19 @@ class Activity:
         counts, lag = self.counts(edge.source), self.lag(edge)
         if not lag.any():
             return counts, True
-        raster = self.raster(edge.source)
-        if raster is None:
+        last = self._last(edge.source, int(lag.max()))
+        if last is None:
             return np.where(lag < self.steps, counts, 0), not counts.any()
-        arrives = np.arange(self.steps).reshape(-1, *(1,) * lag.ndim) + lag < self.steps
-        return (raster & arrives[:, None]).sum(0, dtype=np.int64), True
+        left = np.arange(len(last), 0, -1).reshape(-1, *(1,) * lag.ndim)  # steps from sending to the end
+        return counts - (last & (left <= lag)[:, None]).sum(0, dtype=np.int64), True
+
+    def _last(self, name: str, steps: int) -> np.ndarray | None:
+        """The raster of the last steps (all, if there are fewer), if it is known."""
+        kept = self.tail.get(name)
+        if kept is not None and len(kept) >= min(steps, self.steps):
+            return kept[-steps:]
+        raster = self.raster(name)
+        return None if raster is None else raster[-steps:]
 
     def lag(self, edge: Edge) -> np.ndarray:
         """Steps an event of each source site travels, int64."""
@@ -86,11 +102,42 @@ class Activity:
         return delay_steps(self.net.nodes[name], self.dt)
 
     def arriving(self, name: str) -> Iterator[np.ndarray] | None:
-        """For every step, where non-zero synapses delivered something to `name`: bool [B, ...], or None."""
-        sources = self._needed(name)
-        if sources is None or any(self.raster(s) is None for s in sources):
+        """For every step, where non-zero synapses deliver something to `name`: bool [B, ...], or None."""
+        if not self._known(name):
             return None
-        return (self._arrives(name, t) for t in range(self.steps))
+        return (step for a, b in self._blocks(0) for step in self._arrives(name, a, b))
+
+    def reached_updates(self, name: str, start: int = 0) -> np.ndarray | None:
+        """Updates of `name` from step `start` on with synaptic input, int64 [B]; None if unknown."""
+        if not self._known(name):
+            return None
+        total = np.zeros(self.batch, dtype=np.int64)
+        before = self.net.predecessors[name]
+        for a, b in self._blocks(start):
+            if len(before) == 1 and isinstance(self.net.nodes[before[0]], WEIGHTED):  # no mask is needed
+                late = (before[0], name) in self.net.delayed
+                sent = self._arrives(before[0], a - late, b - late)
+                found = reached_counts(self.net, before[0], sent.reshape(-1, *sent.shape[2:]))
+                total += found.reshape(b - a, self.batch).sum(0)
+            else:
+                there = self._arrives(name, a, b)
+                total += there.reshape(b - a, self.batch, -1).sum((0, 2), dtype=np.int64)
+        return total
+
+    def active_updates(self, name: str) -> np.ndarray | None:
+        """Updates of a node with synaptic input, int64 [B]; None if they are not known, or not asked for."""
+        return self.reached_updates(name) if self.touched is None else self.touched.get(name)
+
+    def _known(self, name: str) -> bool:
+        """Whether rasters tell what arrives at `name`."""
+        sources = self._needed(name)
+        return sources is not None and all(self.raster(s) is not None for s in sources)
+
+    def _blocks(self, start: int) -> Iterator[tuple[int, int]]:
+        """Steps from `start` on, so many at a time that the largest mask of them stays small."""
+        sites = self.batch * max(math.prod(shape) for shape in self.net.shapes.values())
+        size = max(1, BLOCK // max(1, sites))
+        return ((a, min(a + size, self.steps)) for a in range(start, self.steps, size))
 
     def _needed(self, name: str) -> set[str] | None:
         """Emitters whose rasters decide what arrives at `name`; None if graded values do."""
@@ -108,30 +155,40 @@ class Activity:
                 return None
         return needed
 
-    def _arrives(self, name: str, t: int) -> np.ndarray:
-        parts = [
-            self._leaves(before, t - ((before, name) in self.net.delayed))
-            for before in self.net.predecessors[name]
-        ]
-        return np.logical_or.reduce(parts)
+    def _arrives(self, name: str, a: int, b: int) -> np.ndarray:
+        """Where something arrives at a node at steps a to b, bool [b - a, B, ...]; nothing does before 0."""
+        parts = []
+        for before in self.net.predecessors[name]:
+            late = (before, name) in self.net.delayed
+            parts.append(self._leaves(before, a - late, b - late))
+        return np.logical_or.reduce(parts) if len(parts) > 1 else parts[0]
 
-    def _leaves(self, name: str, t: int) -> np.ndarray:
-        """Where the output of a node may differ from zero at step t, bool [B, ...]."""
-        if t < 0:
-            return np.zeros((self.batch, *self.net.shapes[name]), dtype=bool)
-        node = self.net.nodes[name]
+    def _leaves(self, name: str, a: int, b: int) -> np.ndarray:
+        """Where the output of a node may differ from zero at steps a to b, bool [b - a, B, ...]."""
+        node, shape = self.net.nodes[name], (self.batch, *self.net.shapes[name])
+        if b <= 0:
+            return np.zeros((b - a, *shape), dtype=bool)
         if name in self.net.inputs or isinstance(node, SPIKING):
             raster = self.raster(name)
             if raster is None:
                 raise InputRefused(
                     f"There is no raster of '{name}'.", "It was not probed.", "Probe its spikes."
                 )
-            return raster[t]
+            return np.concatenate([np.zeros((-a, *shape), dtype=bool), raster[:b]]) if a < 0 else raster[a:b]
         if isinstance(node, nir.Delay):
             steps = np.broadcast_to(self.delay_steps(name), self.net.shapes[name])
-            parts = [self._arrives(name, t - d) & (steps == d) for d in np.unique(steps) if d <= t]
-            return np.logical_or.reduce([np.zeros((self.batch, *steps.shape), dtype=bool), *parts])
-        return reached(self.net, name, self._arrives(name, t))
+            late = [self._arrives(name, a - d, b - d) & (steps == d) for d in np.unique(steps) if d < b]
+            return np.logical_or.reduce([np.zeros((b - a, *shape), dtype=bool), *late])
+        sent = self._arrives(name, a, b)
+        found = reached(self.net, name, sent.reshape(-1, *sent.shape[2:]))
+        return found.reshape(b - a, *shape)
+
+
+def summed(raster: np.ndarray) -> np.ndarray:
+    """Events per site, int64 [B, ...], of a raster [T, B, ...]; short ones in bytes, ten times as fast."""
+    raster = np.asarray(raster, dtype=bool)
+    few = np.uint8 if len(raster) < 256 else np.int64
+    return raster.view(np.uint8).sum(0, dtype=few).astype(np.int64)
 
 
 def with_frames(
@@ -156,7 +213,7 @@ def with_frames(
                 "Count them as graded: input_events=False.",
             )
     rasters = {name: np.asarray(values) != 0 for name, values in named.items()}
-    counts = {name: raster.sum(0, dtype=np.int64) for name, raster in rasters.items()}
+    counts = {name: summed(raster) for name, raster in rasters.items()}
     return dataclasses.replace(
         record, rasters={**rasters, **record.rasters}, counts={**counts, **record.counts}
     )
@@ -204,7 +261,7 @@ def _check_counts(name: str, record: SpikeRecord, shape: tuple[int, ...], steps:
             "Check T, and that the values are events and not graded.",
         )
     raster = record.rasters.get(name)
-    if raster is not None and not np.array_equal(np.asarray(raster, dtype=bool).sum(0), counts):
+    if raster is not None and not np.array_equal(summed(raster), counts):
         raise InputRefused(
             f"Raster and counts of '{name}' contradict each other.",
             "The raster summed over the steps is not the counts.",

@@ -8,8 +8,20 @@ from __future__ import annotations
 
 import msgspec
 
+from rsc.energy.values import CurvePoint as CurvePoint
+from rsc.energy.values import DataInterval as DataInterval
+from rsc.energy.values import Energy as Energy
+from rsc.energy.values import Histogram as Histogram
+from rsc.energy.values import MeasuredEnergy as MeasuredEnergy
+from rsc.energy.values import ModelInterval as ModelInterval
+from rsc.energy.values import StepTime as StepTime
+from rsc.energy.values import Swing as Swing
+from rsc.energy.values import Traffic as Traffic
 
-class LayerMeans(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+EVENTS = {"events_in": "events"}  # what JSON calls them
+
+
+class LayerMeans(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=EVENTS):
     """Means per pass of the integers of one layer; None where the integer is unknown."""
 
     sop: float
@@ -20,7 +32,7 @@ class LayerMeans(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     updates: float
 
 
-class LayerCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LayerCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=EVENTS):
     """What one node of the graph did, summed over n passes of T steps.
 
     Fields:
@@ -32,7 +44,7 @@ class LayerCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             non-zero weight.
         dense: synapses * T * n, what a machine that skips nothing would do.
         neurons: number of neurons (0 for a weighted node).
-        events_in: delivered binary events, or non-zero graded inputs; None if not observable.
+        events_in: delivered binary events, or non-zero graded inputs; None if not observable. JSON: events.
         sop, sop_nz: synaptic operations (accumulates) of binary events, structural and non-zero fan-out.
         mac: multiply-accumulates of graded input as executed, dense at every step.
         mac_hoisted: the same, done once if the input does not change over the steps; None if it does.
@@ -95,14 +107,6 @@ class EncoderCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pixel_reads: int = 0
 
 
-class Energy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An energy with the interval that the uncertainty of the costs spans (exact interval arithmetic), nJ."""
-
-    low_nj: float
-    nominal_nj: float
-    high_nj: float
-
-
 class EnergyClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One class of the breakdown, see `rsc.energy.terms.CLASSES`."""
 
@@ -116,26 +120,6 @@ class LayerEnergy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     node: str
     energy: Energy
-
-
-class DataInterval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A quantity per pass over the n passes of the run.
-
-    Fields:
-        name, unit: what it is.
-        mean, ci_low, ci_high: mean and its 95 % t-interval; the interval is None for n < 2.
-        p5, p50, p95: percentiles of the passes.
-    """
-
-    name: str
-    unit: str
-    n: int
-    mean: float
-    ci_low: float | None
-    ci_high: float | None
-    p5: float
-    p50: float
-    p95: float
 
 
 class StaticEnergy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,6 +152,10 @@ class PricedProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         energy_per_decision: energy times `votes`, what one voted answer costs.
         breakdown: by class; layers: by node.
         data: nominal energy over the passes; None with `energy`.
+        model: the part of the interval that the choices of the model span; tornado: its parts and those of
+            the costs, the widest first.
+        traffic: bits moved by node and class, where the profile has memory.
+        step_time: how short and how long a step can be, where the profile knows the times of its operations.
         static: static power as a separate line, None if not known or no step time was given.
         not_priced: what happened and has no cost here; never zero in truth.
         lower_bound: True if `not_priced` is not empty: the total is then a lower bound.
@@ -190,6 +178,10 @@ class PricedProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     doi: str = ""
     process_nm: float | None = None
     voltage_v: float | None = None
+    model: ModelInterval | None = None
+    tornado: tuple[Swing, ...] = ()
+    traffic: tuple[Traffic, ...] = ()
+    step_time: StepTime | None = None
 
 
 class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -225,6 +217,7 @@ class AnnComparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         total_reuse, total_no_reuse: with memory, every weight read once / read for every MAC; None without
             memory costs.
         ratios: see `Ratio`.
+        tornado: what moves the last of the ratios, the widest first; nominally no weight is reused.
     """
 
     profile: str
@@ -237,6 +230,7 @@ class AnnComparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ratios: tuple[Ratio, ...]
     total_reuse: Energy | None = None
     total_no_reuse: Energy | None = None
+    tornado: tuple[Swing, ...] = ()
 
 
 class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -292,9 +286,12 @@ class EnergyReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         target: which target produced the spikes.
         n: passes counted; steps: T; votes: passes per decision.
         layers, totals, encoder: counts.
-        data: sop, sop_nz and spikes over the passes.
+        data: sop, sop_nz and spikes over the passes; histograms: of sop over the samples.
         priced: one entry per profile; ann: comparisons for the profiles that can price an ANN.
         notes: facts a reader needs, e.g. upper bounds where rasters were not recorded.
+        input: what the Inputs were counted as, "events" or "graded".
+        curve: energy and accuracy over T, from one run.
+        measured: what meters of this machine showed; not_measured: which are not readable, and why.
         program_digest: SHA-256 of the program.
     """
 
@@ -311,3 +308,8 @@ class EnergyReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conventions: Conventions
     notes: tuple[str, ...] = ()
     program_digest: str = ""
+    input: str = ""
+    curve: tuple[CurvePoint, ...] = ()
+    measured: tuple[MeasuredEnergy, ...] = ()
+    not_measured: tuple[str, ...] = ()
+    histograms: tuple[Histogram, ...] = ()

@@ -51,6 +51,7 @@ class Term:
     Fields:
         key: identity of the cost; terms of one key move together between its low and its high.
         low, nominal, high: counts per pass, float64 [B]; they differ where the model leaves a choice.
+        bits: mean bits moved per pass (low, nominal, high), of memory terms.
     """
 
     group: str
@@ -60,6 +61,7 @@ class Term:
     low: np.ndarray
     nominal: np.ndarray
     high: np.ndarray
+    bits: tuple[float, float, float] | None = None
 
     def energy(self, end: str) -> np.ndarray:
         """pJ [B] at "low", "nominal" or "high"."""
@@ -88,11 +90,14 @@ class Pricing:
     ) -> Term:
         """A term for `bits` moved per pass to or from a buffer that holds `content` bits."""
         memory = self.memory
-        law = Cost(memory.low_factor, 1.0, memory.high_factor, memory.evidence)
-        scale = memory.pj_per_bit(content)
+        outside = memory.off_chip(content)
+        law = outside or Cost(memory.low_factor, 1.0, memory.high_factor, memory.evidence)
+        scale = 1.0 if outside else memory.pj_per_bit(content)
         low, high = bits if low is None else low, bits if high is None else high
         scaled = [np.asarray(v, dtype=np.float64) * scale for v in (bits, low, high)]
-        return self._term(group, node, "sram", law, *scaled)
+        few, usual, most = (float(np.mean(np.asarray(v, dtype=np.float64))) for v in (low, bits, high))
+        made = self._term(group, node, "dram" if outside else "sram", law, *scaled)
+        return dataclasses.replace(made, bits=(few, usual, most))
 
     @property
     def memory(self) -> Memory:
@@ -114,8 +119,8 @@ class Pricing:
     ) -> Term:
         ends = [nominal if low is None else low, nominal, nominal if high is None else high]
         batch = (self.counts.batch,)
-        arrays = [np.broadcast_to(np.asarray(v, dtype=np.float64), batch) for v in ends]
-        return Term(group, node, key, cost, *arrays)
+        few, usual, most = (np.broadcast_to(np.asarray(v, dtype=np.float64), batch) for v in ends)
+        return Term(group, node, key, cost, few, usual, most)
 
 
 def snn_terms(pricing: Pricing) -> list[Term]:
