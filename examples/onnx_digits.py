@@ -11,6 +11,7 @@ import onnxruntime
 
 model = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 digits = np.load(sys.argv[2])
-votes, prediction = model.run(["votes", "prediction"], {"image": digits["images"]})
+answers = model.run(["votes", "prediction"], {"image": digits["images"]})
+votes, prediction = (np.asarray(answer) for answer in answers)
 print(f"{len(votes)} digits, {votes[0].sum()} noisy runs each")
 print(f"accuracy {(prediction == digits['targets']).mean():.3f}")

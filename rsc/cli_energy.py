@@ -52,7 +52,7 @@ def energy(
         leak: of the neurons.
         accumulator: in memory, or in a register.
         curve: energy and accuracy after every step, from the one run.
-        touched: count the neuron updates with synaptic input (costs about a run); small runs do it anyway.
+        touched: count the neuron updates with synaptic input, from rasters; small runs do it anyway.
         measure: seconds to repeat the run under the machine's own energy meters (RAPL, NVML).
         out: folder for energy.json, energy.md, CSV tables and plots.
         json: print the report as JSON.

@@ -108,6 +108,6 @@ def test_a_budget_that_is_too_small_ends_the_run():
 
 @needs_lava
 def test_what_lava_cannot_run_is_refused_when_deployed():
-    c = Connection("x", "dense", np.full((1, 1), 3, np.int32), (1,))
+    c = Connection("x", "dense", np.array([[3, -2]], np.int32), (2,))
     with pytest.raises(UnsupportedNode, match="even"):
-        LavaModel.from_layered(program(lif("lif", (1,), c), shape=(1,)))
+        LavaModel.from_layered(program(lif("lif", (1,), c), shape=(2,)))

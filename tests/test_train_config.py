@@ -53,7 +53,7 @@ def test_a_resolved_config_is_the_config(path: Path, tmp_path: Path) -> None:
     assert read_config(tmp_path / "r.toml") == config
     written = tomllib.loads(resolved(config))
     assert set(TrainConfig.__struct_fields__) - set(written) <= {"data_root"}  # TOML has no null
-    assert written["schedule"] == {"kind": "onecycle", "warmup": 0.0, "final": 0.0}
+    assert set(written["schedule"]) == {"kind", "warmup", "final"}
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,9 @@ def require_whole(out: Path, whole: Trained) -> None:
 def require_recovered(out: Path, whole: Trained) -> None:
     require_same(out, run(out, SMALL), whole)
     assert not list(out.rglob(".rsc-*"))
-    assert len(list(out.glob("checkpoints/step-*"))) <= 2
+    # One more than is kept, where the kill came between the last save and the removal of the oldest: a
+    # finished run that is resumed saves nothing, and what is whole is not removed before something newer is.
+    assert len(list(out.glob("checkpoints/step-*"))) <= 3
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2])

@@ -115,8 +115,12 @@ def test_ctrl_c_again_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("rsc.training.interrupts.INSIST_AFTER_S", 0.0)
     stopping_after(2, twice, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "r")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the command line sets its own
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "r")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_same_wish_told_twice_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
