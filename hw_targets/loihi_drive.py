@@ -25,6 +25,7 @@ from rsc.hw_targets.loihi_synapses import WRAP, Synapses
 from rsc.layered import CONSTANT, Connection
 
 EXACT = 1 << 24
+_UNCHANGED = (1.0, 0, torch.float32, "none", [], "")  # products are given out as they are, in float32
 _PAIR = (1 << 15) - 1
 
 
@@ -232,12 +233,7 @@ class _Bytes:
             self._ones,
             self._zeros,
             None,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
+            *_UNCHANGED,
         )
 
     def _convolve(self, x: Tensor) -> Tensor:
@@ -254,12 +250,7 @@ class _Bytes:
             self._zeros,
             None,
             *where,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
+            *_UNCHANGED,
         )
 
     def _keep(self, x: Tensor, packed: Tensor) -> None:

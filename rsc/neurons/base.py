@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from rsc.errors import UsageError
 
 
-class Neurons(nn.Module):
+class Neurons(nn.Module, ABC):
     """A layer of neurons without connections among them. It keeps no state between calls."""
 
+    @abstractmethod
     def run(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Outputs [T, B, ...] of currents [T, B, ...] and the state [B, ...] after the last step.
 
         Args:
             state: what `run` returned for the steps before; None is the zero state.
         """
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of currents [T, B, ...], from the zero state."""

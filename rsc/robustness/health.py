@@ -233,13 +233,18 @@ def best_iterate_is_kept(s: Study) -> Finding:
 def certificates_hold(s: Study) -> Finding:
     """R17: no attack inside a certified radius turns the vote on fresh noise."""
     certified, flipped = s.certified_flips()
-    status: Status = "FAIL" if flipped else "PASS" if certified else "WARN"
-    advice = (
+    if_broken = (
         "The noise is not what the formula assumes: check order, rounding, sharing over steps, sqrt(T)."
-        if certified
-        else "Nothing was certified, so nothing was tested: raise certify_n or certify_images."
     )
+    if_none = "Nothing was certified, so nothing was tested: raise certify_n or certify_images."
+    status, advice = _promises(certified, flipped, if_broken, if_none)
     return status, {"certified": float(certified), "flipped": float(flipped)}, advice
+
+
+def _promises(made: int, broken: int, if_broken: str, if_none: str) -> tuple[Status, str]:
+    """Whether promises were kept, and what to do; where none was made nothing was tested."""
+    status: Status = "FAIL" if broken else "PASS" if made else "WARN"
+    return status, if_broken if made else if_none
 
 
 def control_breaks(s: Study) -> Finding:
@@ -256,12 +261,9 @@ def control_breaks(s: Study) -> Finding:
 def proofs_hold(s: Study) -> Finding:
     """R19: no attack turns a run whose label was proved for the whole ball."""
     proved, broken = s.proved_and_broken()
-    status: Status = "FAIL" if broken else "PASS" if proved else "WARN"
-    advice = (
-        "The bounds are not sound for the program that ran: check rounding, resets and saturation."
-        if broken
-        else "Nothing was proved, so nothing was tested: lower eps, or train with intervals."
-    )
+    if_broken = "The bounds are not sound for the program that ran: check rounding, resets and saturation."
+    if_none = "Nothing was proved, so nothing was tested: lower eps, or train with intervals."
+    status, advice = _promises(proved, broken, if_broken, if_none)
     return status, {"proved": float(proved), "broken": float(broken), "eps": s.eps}, advice
 
 

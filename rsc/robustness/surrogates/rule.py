@@ -7,6 +7,7 @@ which gradient of the drive d stands for that of the spikes; the forward pass is
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import torch
@@ -69,7 +70,7 @@ class Memory:
         return fresh
 
 
-class GradientRule:
+class GradientRule(ABC):
     """A backward pass of spiking layers."""
 
     name: ClassVar[str] = "rule"
@@ -79,12 +80,12 @@ class GradientRule:
         """Name for reports."""
         return self.name
 
-    def observe(self, layer: SpikeLayer, memory: Memory) -> None:
+    def observe(self, layer: SpikeLayer, memory: Memory) -> None:  # noqa: B027  # most rules do not look
         """Look at a run before its gradient is asked for; most rules remember nothing."""
 
+    @abstractmethod
     def backward(self, layer: SpikeLayer, grad: Tensor, memory: Memory) -> Tensor:
         """Gradient of the drive [T, B, ...] for one of the spikes [T, B, ...]."""
-        raise NotImplementedError
 
 
 def through_time(layer: SpikeLayer, grad: Tensor, slope: Tensor) -> Tensor:

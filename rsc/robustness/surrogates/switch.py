@@ -44,10 +44,10 @@ def attack_through(module: nn.Module, rule: GradientRule) -> tuple[nn.Module, Me
     found = 0
     for name, part in twin.named_modules():
         if isinstance(part, LIF):
-            part.__dict__["run"] = _LifRun(part, _Switch(name, rule, memory))
+            vars(part)["run"] = _LifRun(part, _Switch(name, rule, memory))
         elif isinstance(part, Population) and part.fires:
             _only_plain(name, part)
-            part.__dict__["forward"] = _PopulationRun(part, _Switch(name, rule, memory))
+            vars(part)["forward"] = _PopulationRun(part, _Switch(name, rule, memory))
         else:
             continue
         found += 1
