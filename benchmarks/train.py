@@ -24,8 +24,11 @@ import tyro
 from train_networks import VARIANTS
 from train_workloads import WORKLOADS, Workload
 
+from rsc.errors import unknown_name
+
 WORKER = Path(__file__).with_name("train_worker.py")
 OURS = ("rsc", "torch")  # tools that are not peers
+CHILD_S = 300  # one round of one variant
 
 
 @dataclasses.dataclass
@@ -76,13 +79,17 @@ def run(row: Row, options: Options) -> dict[str, Any]:
     peer = VARIANTS[row.variant].tool not in OURS
     python = os.environ.get("RSC_PEERS_PYTHON", sys.executable) if peer else sys.executable
     numbers = str(options.steps * (10 if row.workload == "mlp" else 1)), str(options.threads)
-    done = subprocess.run(
-        [python, str(WORKER), row.variant, row.workload, row.mode, *numbers],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_WAIT_POLICY": "passive"},
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [python, str(WORKER), row.variant, row.workload, row.mode, *numbers],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_WAIT_POLICY": "passive"},
+            check=False,
+            timeout=CHILD_S,
+        )
+    except subprocess.TimeoutExpired:
+        return {"missing": f"no result after {CHILD_S} s"}
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         return {"missing": lines[-1][:160]}
@@ -98,6 +105,9 @@ def expected(workload: Workload, mode: str, variant: str) -> tuple[float, ...]:
 
 def rows(options: Options) -> list[Row]:
     """All rows, without times; layouts of convolutions only where there are any."""
+    for name in [*options.workloads, *options.variants]:
+        if name not in (*WORKLOADS, *VARIANTS):
+            raise SystemExit(str(unknown_name("workload or variant", name, [*WORKLOADS, *VARIANTS])))
     return [
         Row(w, mode, v, expected=expected(WORKLOADS[w], mode, v))
         for w in options.workloads
