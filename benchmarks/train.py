@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from train_networks import VARIANTS
+from train_networks import PEERS, VARIANTS
 from train_workloads import WORKLOADS, Workload
 
 from rsc.errors import unknown_name
@@ -113,7 +113,7 @@ def rows(options: Options) -> list[Row]:
         for w in options.workloads
         for mode in options.modes
         for v in options.variants or VARIANTS
-        if w == "conv" or not v.endswith("channels_last")
+        if w == "conv" or "channels_last" not in v
     ]
 
 
@@ -122,7 +122,7 @@ def show(table: list[Row]) -> None:
     print(f"\n{table[0].workload}, {table[0].mode}")
     print(f"{'variant':40}{'wall':>8}{'CPU':>8}{'min CPU':>9}{'peak MB':>9}{'x peer':>8}{'x CPU':>8}  check")
     timed = [row for row in table if row.wall]
-    peers = [r for r in timed if VARIANTS[r.variant].tool not in OURS and "channels_last" not in r.variant]
+    peers = [row for row in timed if row.variant in PEERS]
     for row in sorted(timed, key=lambda row: statistics.median(row.cpu)):
         wall, cpu = statistics.median(row.wall), statistics.median(row.cpu)
         ratios = [min((statistics.median(getattr(p, k)) for p in peers), default=0) for k in ("wall", "cpu")]

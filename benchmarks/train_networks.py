@@ -24,6 +24,7 @@ class Variant:
         comparison: at which its neurons fire.
         reset_gradient: "detached" or "kept".
         channels_last: memory format of its convolutions.
+        keeps_memory: the process keeps freed memory, as that of `rsc train` does.
     """
 
     build: Callable[[Workload, Variant], nn.Module]
@@ -31,6 +32,7 @@ class Variant:
     comparison: str
     reset_gradient: str
     channels_last: bool = False
+    keeps_memory: bool = False
 
 
 class Forward(nn.Module):
@@ -235,18 +237,29 @@ def sinabs(workload: Workload, variant: Variant) -> nn.Module:
     return Forward(network, run)
 
 
-VARIANTS: dict[str, Variant] = {
-    "rsc": Variant(ours, "rsc", ">=", "detached", channels_last=True),
-    "rsc, gradient through the reset": Variant(ours, "rsc", ">=", "kept", channels_last=True),
-    "plain loop": Variant(plain, "torch", ">=", "detached"),
-    "plain loop, gradient through the reset": Variant(plain, "torch", ">=", "kept"),
+PEERS = {
     "norse": Variant(norse, "norse", ">", "kept"),
     "snntorch": Variant(snntorch, "snntorch", ">", "kept"),
     "spikingjelly": Variant(spikingjelly, "spikingjelly", ">=", "detached"),
     "sinabs": Variant(sinabs, "sinabs", ">=", "detached"),
-    "norse, channels_last": Variant(norse, "norse", ">", "kept", channels_last=True),
-    "snntorch, channels_last": Variant(snntorch, "snntorch", ">", "kept", channels_last=True),
-    "spikingjelly, channels_last": Variant(
-        spikingjelly, "spikingjelly", ">=", "detached", channels_last=True
-    ),
+}
+OURS = {
+    "rsc": Variant(ours, "rsc", ">=", "detached", channels_last=True),
+    "rsc, gradient through the reset": Variant(ours, "rsc", ">=", "kept", channels_last=True),
+}
+
+
+def _all(suffix: str, **fields: bool) -> dict[str, Variant]:
+    """All tools with other settings of torch or of the process, which any user may choose."""
+    return {f"{k}, {suffix}": dataclasses.replace(v, **fields) for k, v in {**OURS, **PEERS}.items()}
+
+
+VARIANTS: dict[str, Variant] = {
+    **OURS,
+    "plain loop": Variant(plain, "torch", ">=", "detached"),
+    "plain loop, gradient through the reset": Variant(plain, "torch", ">=", "kept"),
+    **PEERS,
+    **_all("channels_last", channels_last=True),
+    **_all("memory kept", keeps_memory=True),
+    **_all("channels_last, memory kept", channels_last=True, keeps_memory=True),
 }

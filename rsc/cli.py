@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
+from rsc.allocator import keep_freed_memory
 from rsc.cli_certify import certify
 from rsc.cli_chip import lava, place
 from rsc.cli_energy import energy, profiles
@@ -258,6 +259,8 @@ def main(arguments: list[str] | None = None) -> None:
     stop_cleanly()
     warn_plainly()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads stall a shared machine
+    if arguments is None:  # the process is ours
+        keep_freed_memory()
     try:
         words = sys.argv[1:] if arguments is None else arguments
         if words and words[0] in VERBS:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from rsc.networks import tiles
+from rsc.networks.average_pool import average_pool
 from rsc.neurons import Neurons
 
 
@@ -19,20 +21,27 @@ def runs_over_time(layer: nn.Module) -> bool:
 class SpikingSequential(nn.Sequential):
     """nn.Sequential for frames [T, B, ...]; returns outputs [T, B, ...].
 
-    A network without neurons (an ANN) treats every frame on its own.
+    A network without neurons (an ANN) treats every frame on its own. On a CPU, inference (eval mode, without
+    gradients) sees a few samples at a time.
     """
 
     over_time = True
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs [T, B, ...] of frames [T, B, ...]."""
+        if tiles.applies_to(self, input):
+            return tiles.in_tiles(self._run, input, self.__dict__.setdefault("_sizes", {}))
+        return self._run(input)
+
+    def _run(self, input: Tensor) -> Tensor:
         steps, batch = input.shape[:2]
         x, folded = input, False
         for layer in self:
             if runs_over_time(layer) == folded:
                 x = x.unflatten(0, (steps, batch)) if folded else x.flatten(0, 1)
                 folded = not folded
-            x = layer(x)
+            x = average_pool(layer, x) if type(layer) is nn.AvgPool2d else layer(x)
+            tiles.note(x)
         return x.unflatten(0, (steps, batch)) if folded else x
 
 
