@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from rsc import data
 from rsc.export.to_nir import to_program
 from rsc.hw_targets import deploy, get_target
+from rsc.networks import SpikingSequential
 from rsc.neurons import LIF
 from rsc.program import EncoderSpec
 from rsc.results import Keys, Probe
@@ -56,6 +57,8 @@ class Spike(torch.autograd.Function):
 class PlainLif(nn.Module):
     """v <- v/2 + x, fires above 1, hard reset, by autograd."""
 
+    over_time = True
+
     def forward(self, x: Tensor) -> Tensor:
         v, out = torch.zeros_like(x[0]), []
         for current in x:
@@ -66,10 +69,10 @@ class PlainLif(nn.Module):
         return torch.stack(out)
 
 
-def network(lif: Callable[[], nn.Module], width: int) -> nn.Sequential:
+def network(lif: Callable[[], nn.Module], width: int) -> SpikingSequential:
     torch.manual_seed(0)
     layers = nn.Linear(64, width), lif(), nn.Linear(width, width), lif(), nn.Linear(width, 10)
-    return nn.Sequential(*layers)
+    return SpikingSequential(*layers)
 
 
 def train(module: nn.Sequential, x: Tensor, y: Tensor) -> None:

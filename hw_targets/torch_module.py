@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rsc.discretise import NEURONS
 from rsc.errors import UsageError
+from rsc.front import Front
 from rsc.graph import topology
 from rsc.hw_targets.torch_cycle import Cycle
 from rsc.hw_targets.torch_neurons import Line, Population, Threshold
@@ -61,6 +62,7 @@ class TorchModule(nn.Module):
             if self.graph.is_recurrent(part)
         }
         self._last_use = self._last_uses()
+        self._chain = self._leading_chain()
 
     @property
     def device(self) -> torch.device:
@@ -86,6 +88,20 @@ class TorchModule(nn.Module):
                 "Use its method run.",
             )
         return self.run({inputs[0]: frames}, keep=outputs).values[outputs[0]]
+
+    def front(self) -> Front | None:
+        """The affine layers between input and first neurons; None where another way leads to these."""
+        if len(self._chain) < 3:
+            return None
+        layers = [self._lowered[name] for name in self._chain[1:-1]]
+        (output,), first = self.program.outputs, self._chain[-1]
+
+        def through(x: Tensor) -> Tensor:
+            for layer in layers:
+                x = layer(x)
+            return x
+
+        return Front(through, lambda currents: self.run({first: currents}).values[output])
 
     def tile(self, steps: int, batch: int, static: bool = False) -> tuple[int, int]:
         """(samples, steps) of the tiles that a run is cut into.
@@ -127,7 +143,7 @@ class TorchModule(nn.Module):
 
         Args:
             frames: Input node -> [T, B, ...] on any device. Frames expanded over T (stride 0) are computed
-                once up to the first neuron.
+                once up to the first neuron. Or what arrives at the neuron behind the `front`.
             keep: nodes whose outputs are returned; the Output nodes by default.
             count: nodes whose outputs are returned summed over the steps.
             states: neuron nodes whose states are returned.
@@ -170,14 +186,16 @@ class TorchModule(nn.Module):
     ) -> TorchRun:
         steps, batch = next(iter(frames.values())).shape[:2]
         walk = Walk(steps, batch, frames, state, states)
+        passed = self._chain[:-1] if self._chain and self._chain[-1] in frames else ()
         for position, component in enumerate(self.graph.components):
             if component in self._cycles:
                 self._step_by_step(self._cycles[component], walk, keep | count)
-            else:
+            elif component[0] not in passed:
                 (name,) = component
                 walk.values[name] = self._execute(name, self._input(name, walk), walk)
                 walk.note({name: walk.values[name][-1]})
-            walk.counts.update({name: walk.values[name].sum(0) for name in component if name in count})
+            counted = [name for name in component if name in count and name in walk.values]
+            walk.counts.update({name: walk.values[name].sum(0) for name in counted})
             for name in self._last_use.get(position, ()):
                 if name not in keep:
                     walk.values.pop(name, None)
@@ -217,6 +235,22 @@ class TorchModule(nn.Module):
             last = max((position[reader] for reader in readers), default=position[name])
             found.setdefault(max(last, position[name]), []).append(name)
         return found
+
+    def _leading_chain(self) -> tuple[str, ...]:
+        """The only input, the layers without state behind it, and the first node of another kind.
+
+        Empty if there are several inputs or outputs, or if the way from one to the next is not the only one.
+        """
+        if len(self.program.inputs) != 1 or len(self.program.outputs) != 1:
+            return ()
+        chain = [self.program.inputs[0]]
+        while len(chain) == 1 or type(self.graph.nodes[chain[-1]]) in STATELESS:
+            following = self.graph.successors[chain[-1]]
+            alone = len(following) == 1 and self.graph.predecessors[following[0]] == (chain[-1],)
+            if not alone or (chain[-1], following[0]) in self.graph.delayed or following[0] in chain:
+                return ()
+            chain.append(following[0])
+        return tuple(chain)
 
     def _zeros(self, *shape: int) -> Tensor:
         return self._anchor.new_zeros(shape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from rsc.front import Front
 from rsc.networks import tiles
 from rsc.networks.average_pool import average_pool
 from rsc.neurons import Neurons
@@ -16,6 +17,19 @@ from rsc.neurons import Neurons
 def runs_over_time(layer: nn.Module) -> bool:
     """Whether a layer takes [T, B, ...]: a neuron, or a module that says so by `over_time = True`."""
     return isinstance(layer, Neurons) or bool(getattr(layer, "over_time", False))
+
+
+_AFFINE = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.AvgPool2d)
+
+
+def _is_affine(layer: nn.Module) -> bool:
+    """Whether every sample meets the same affine map, and nobody listens to it."""
+    plain = type(layer) in (*_AFFINE, nn.Flatten, nn.Identity)
+    return (
+        plain
+        and not (layer.training and isinstance(layer, nn.modules.batchnorm._BatchNorm))
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+    )
 
 
 class SpikingSequential(nn.Sequential):
@@ -32,6 +46,15 @@ class SpikingSequential(nn.Sequential):
         if tiles.applies_to(self, input):
             return tiles.in_tiles(self._run, input, self.__dict__.setdefault("_sizes", {}))
         return self._run(input)
+
+    def front(self) -> Front | None:
+        """The affine layers before the first other one; None if there are none, or all are listened to."""
+        layers = list(self)
+        n = next((i for i, layer in enumerate(layers) if not _is_affine(layer)), len(layers))
+        weights = [layer for layer in layers[:n] if not isinstance(layer, nn.Flatten)]
+        if n == len(layers) or not weights or self._forward_hooks or self._forward_pre_hooks:
+            return None
+        return Front(nn.Sequential(*layers[:n]), self[n:])
 
     def _run(self, input: Tensor) -> Tensor:
         steps, batch = input.shape[:2]

@@ -163,7 +163,9 @@ class Eot:
         """Sums over `n` stacked draws of the loss [B] and of its gradient."""
         image = x.detach().requires_grad_(True)
         with torch.enable_grad():
-            value = _each(logits(self.model, many(image, n), noise), y, n, loss).sum(0)
+            whole = getattr(self.model, "sensitive_logits", None)
+            z = whole(image, noise, n) if whole else logits(self.model, many(image, n), noise)
+            value = _each(z, y, n, loss).sum(0)
         (grad,) = torch.autograd.grad(value.sum(), image, allow_unused=True, materialize_grads=True)
         return value.detach().to(x.dtype), grad
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rsc.coding import encode_torch
 from rsc.errors import UsageError
+from rsc.front import HasFront, only_adds, outputs
 from rsc.hw_targets.base import DeployedModel
 from rsc.neurons.surrogates import surrogate_of
 from rsc.program import EncoderSpec
@@ -75,7 +76,19 @@ class ModuleModel:
 
     def core(self, frames: Tensor) -> Tensor:
         """Logits [B, K] of frames [T, B, ...]."""
-        return READOUTS[self.readout](self.module(frames)).flatten(1)
+        return self._read(self.module(frames))
+
+    def sensitive_logits(self, x: Tensor, noise: Tensor | None, n: int) -> Tensor:
+        """`logits` of n copies of images x [B, ...], with gradients for x that cost one first layer."""
+        copies = x.repeat(n, *[1] * (x.ndim - 1)) if n > 1 else x
+        front = self.module.front() if isinstance(self.module, HasFront) and only_adds(self.encoder) else None
+        if front is None:
+            return logits(self, copies, noise)
+        frames = encode_torch(self.encoder, copies.detach(), noise)
+        return self._read(outputs(front, frames, encode_torch(self.encoder, x, None)[0]))
+
+    def _read(self, out: Tensor) -> Tensor:
+        return READOUTS[self.readout](out).flatten(1)
 
 
 def from_module(
