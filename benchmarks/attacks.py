@@ -25,6 +25,7 @@ import tyro
 from torch import Tensor, nn
 
 from rsc import data
+from rsc.allocator import keep_freed_memory
 from rsc.export.to_nir import to_program
 from rsc.hw_targets import deploy, get_target
 from rsc.networks import SpikingSequential
@@ -140,6 +141,7 @@ class Options:
 def attacks(options: Options) -> None:
     """EOT-PGD of three engines."""
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the command does; all rows have it
     train_set, test = (data.load("digits", part) for part in ("train", "test"))
     plain = network(PlainLif, options.width)
     as_rows = lambda d: (torch.tensor(d.images).flatten(1), torch.tensor(d.targets).long())  # noqa: E731

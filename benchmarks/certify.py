@@ -24,6 +24,7 @@ import tyro
 from torch import Tensor, nn
 
 from rsc import Keys
+from rsc.allocator import keep_freed_memory
 from rsc.coding import draw_noise, encode, encode_torch
 from rsc.encoder_spec import EncoderSpec
 from rsc.networks import NetworkSpec, build
@@ -103,6 +104,7 @@ def plain_counts(
 def main(options: Options) -> None:
     """Time and print."""
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the command does; all rows have it
     shape = SHAPES[options.images]
     with torch.random.fork_rng():
         torch.manual_seed(0)

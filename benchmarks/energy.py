@@ -1,11 +1,15 @@
 """What counting operations costs, next to SpikingJelly and NeuroBench, on the same layer and the same events.
 
-python benchmarks/energy.py [--rounds 7] [--frames 64] [--json]
+python benchmarks/energy.py [--rounds 7] [--frames 64] [--every] [--json]
 
-Rounds are interleaved: each runs everything once, so load hits all alike; the table gives medians.
+Rounds are interleaved: each runs everything once, so load hits all alike. Seconds are those of the processor
+(one thread), which other programs disturb less than the clock; the table gives their medians, and the median
+over the rounds of what counting adds to the forward pass of its round.
 The first rows are one convolution (64 to 128 channels, 3 x 3, 32 x 32), each counter on top of its forward
 pass; the last ones a whole network on the target `torch`, where counting means the spike counts that the
 target keeps, their transfer, and everything that becomes of them. NeuroBench runs if it is installed.
+`--every` adds networks that are dear to count: with many zero weights, hardly any events, groups of channels.
+Give OMP_NUM_THREADS=1 for figures of one thread.
 """
 
 from __future__ import annotations
@@ -39,12 +43,13 @@ class Options:
     frames: int = 64
     steps: int = 8
     batch: int = 16
+    every: bool = False
     json: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One way of counting: what it found, its median seconds, and these over the plain forward pass."""
+    """One way of counting: what it found, its median seconds, and what it adds to a forward pass."""
 
     what: str
     found: str
@@ -52,10 +57,35 @@ class Row:
     of_forward: float
 
 
-def conv(c_in: int, c_out: int, size: int, rng: np.random.Generator) -> nir.Conv2d:
-    w = rng.normal(0, 1 / np.sqrt(9 * c_in), (c_out, c_in, 3, 3)).astype(np.float32)
-    w[rng.random(w.shape) < 0.1] = 0
-    return nir.Conv2d((size, size), w, 1, 1, 1, 1, np.zeros(c_out, np.float32))
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network of four convolutions: share of zero weights, gain of its neurons, groups of channels."""
+
+    what: str
+    zeros: float
+    gain: float = 8.0
+    groups: int = 1
+
+
+CASES = (Case("10 % zero weights", 0.1), Case("no zero weights", 0.0))
+HARD = (
+    Case("50 % zero weights", 0.5),
+    Case("90 % zero weights", 0.9),
+    Case("99 % zero weights", 0.99),
+    Case("few events", 0.1, gain=4.0),
+    Case("hardly any events", 0.1, gain=3.0),
+    Case("depthwise", 0.1, groups=16),
+    Case("two groups", 0.1, groups=2),
+)
+
+
+def conv(
+    c_in: int, c_out: int, size: int, rng: np.random.Generator, zeros: float = 0.1, groups: int = 1
+) -> nir.Conv2d:
+    w = rng.normal(0, 1 / np.sqrt(9 * c_in / groups), (c_out, c_in // groups, 3, 3)).astype(np.float32)
+    w[rng.random(w.shape) < zeros] = 0
+    w /= np.sqrt(max(1 - zeros, 1e-3))
+    return nir.Conv2d((size, size), w, 1, 1, 1, groups, np.zeros(c_out, np.float32))
 
 
 def one_layer() -> Program:
@@ -67,14 +97,15 @@ def one_layer() -> Program:
     return Program(nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), type_check=False), Semantics(1e-3))
 
 
-def network() -> Program:
+def network(case: Case) -> Program:
     """Four convolutions with LIF neurons, 16 x 16."""
     rng, channels = np.random.default_rng(1), (16, 64, 64, 64, 64)
     nodes: dict[str, nir.NIRNode] = {"input": nir.Input({"input": np.array([16, 16, 16])})}
     for k, (a, b) in enumerate(itertools.pairwise(channels)):
         one = np.ones((b, 16, 16), np.float32)
-        nodes[f"conv{k}"] = conv(a, b, 16, rng)
-        nodes[f"lif{k}"] = nir.LIF(tau=2e-3 * one, r=8 * one, v_leak=0 * one, v_threshold=one)
+        groups = a if case.groups == 16 else case.groups
+        nodes[f"conv{k}"] = conv(a, b, 16, rng, case.zeros, groups)
+        nodes[f"lif{k}"] = nir.LIF(tau=2e-3 * one, r=case.gain * one, v_leak=0 * one, v_threshold=one)
     nodes["output"] = nir.Output({"output": np.array([64, 16, 16])})
     return Program(nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), type_check=False), Semantics(1e-3))
 
@@ -149,9 +180,9 @@ def _peers(layer: torch.nn.Module, x: torch.Tensor, forward: Callable[[], object
     return found
 
 
-def whole_network(options: Options) -> dict[str, Callable[[], object]]:
+def whole_network(options: Options, case: Case) -> dict[str, Callable[[], object]]:
     """The target `torch` without counts, with counts, and with rasters too."""
-    net = network()
+    net = network(case)
     rng = np.random.default_rng(3)
     frames = (rng.random((options.steps, options.batch, 16, 16, 16)) < RATE).astype(np.float32)
     model = deploy(net, "torch")
@@ -163,9 +194,9 @@ def whole_network(options: Options) -> dict[str, Callable[[], object]]:
         return str(sum(int(n.per_pass("sop").sum()) for n in made.nodes))
 
     return {
-        "network, no counts": lambda: (model.run_frames(frames, Probe(counts=False)), "")[1],
-        "network, rsc counts": lambda: counted(Probe()),
-        "network, rsc counts and touched neurons": lambda: counted(Probe(spikes=spiking | {"input"})),
+        f"network, {case.what}": lambda: (model.run_frames(frames, Probe(counts=False)), "")[1],
+        "  counts": lambda: counted(Probe()),
+        "  counts and touched neurons": lambda: counted(Probe(spikes=spiking | {"input"}, counts=False)),
     }
 
 
@@ -174,17 +205,21 @@ def timed(ways: dict[str, Callable[[], object]], rounds: int) -> list[Row]:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = time.process_time()
             way()
-            seconds[name].append(time.perf_counter() - start)
-    middle = {name: statistics.median(times) for name, times in seconds.items()}
-    first = middle[next(iter(ways))]
-    return [Row(name, found[name], t, t / first - 1) for name, t in middle.items()]
+            seconds[name].append(time.process_time() - start)
+    plain = seconds[next(iter(ways))]
+    added = {
+        n: statistics.median(t / p - 1 for t, p in zip(s, plain, strict=True)) for n, s in seconds.items()
+    }
+    return [Row(name, found[name], statistics.median(s), added[name]) for name, s in seconds.items()]
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    rows = timed(counters(options), options.rounds) + timed(whole_network(options), options.rounds)
+    rows = timed(counters(options), options.rounds)
+    for case in CASES + (HARD if options.every else ()):
+        rows += timed(whole_network(options, case), options.rounds)
     if options.json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from scipy import stats
 
 from rsc.coding import draw_noise, encode, encode_torch
-from rsc.coding.noise import keyed_normal, philox
+from rsc.coding.noise import _on_circle, keyed_normal, philox
 from rsc.errors import UsageError
 from rsc.program import EncoderSpec
 from rsc.results import Keys
@@ -65,6 +66,25 @@ def test_another_key_is_other_noise(change: dict[str, object]) -> None:
     a, b = (keyed_normal(k, 2, (64,)).ravel() for k in (key, key.replace(**change)))
     assert not np.intersect1d(a, b).size
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.4
+
+
+def test_noise_is_the_same_in_any_number_of_threads() -> None:
+    keys, before, found = Keys(3, np.arange(90)), torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(keyed_normal(keys, 3, (28, 28)))
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*found)
+
+
+def test_cosine_and_sine_of_words_are_those_of_the_mathematics_library() -> None:
+    special = [0, 1, (1 << 20) - 1, 1 << 20, 1 << 30, 1 << 31, 3 << 30, (1 << 32) - 1]
+    words = np.concatenate([special, np.random.default_rng(0).integers(0, 1 << 32, 4000)]).astype(np.uint64)
+    for ours, exact in zip(_on_circle(words), (math.cos, math.sin), strict=True):
+        theirs = [exact(2 * math.pi * int(w) / 2**32) for w in words]
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-15)
 
 
 def test_noise_is_standard_normal() -> None:

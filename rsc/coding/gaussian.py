@@ -59,4 +59,8 @@ class Gaussian:
         """Add it; the gradient is that of the identity, exactly."""
         if spec.grid is not None:
             return frames + (noise if hasattr(noise, "detach") else noise.astype(frames.dtype))
-        return frames + noise * (column(spec.step_sigma, frames) if spec.step_sigma else spec.sigma)
+        scaled = noise * (column(spec.step_sigma, frames) if spec.step_sigma else spec.sigma)
+        if scaled.dtype != frames.dtype or len(scaled) < len(frames):
+            return frames + scaled
+        scaled += frames  # where it is: large frames are bound by memory
+        return scaled
