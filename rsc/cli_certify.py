@@ -14,7 +14,7 @@ from rsc.console import emit, progress, show
 from rsc.feeding import Flat, Images, Reading
 
 if TYPE_CHECKING:
-    from rsc.robustness.certified import Certified
+    from rsc.robustness.results import CertifyReport
 
 _NORMS = {"l2": "L2", "l1": "L1", "linf": "L_inf"}
 
@@ -101,7 +101,7 @@ def require_state(share: Any, state: Path | None) -> None:
         )
 
 
-def certificate_lines(report: Certified) -> list[Any]:
+def certificate_lines(report: CertifyReport) -> list[Any]:
     """A report as a table and sentences."""
     from rich.table import Table
 
@@ -122,7 +122,7 @@ def certificate_lines(report: Certified) -> list[Any]:
     return [table, *_sentences(report)]
 
 
-def _sentences(report: Certified) -> list[str]:
+def _sentences(report: CertifyReport) -> list[str]:
     said = [
         f"{report.abstained} of {len(report.images)} images abstain, {report.at_ceiling} are at the ceiling "
         f"of {report.ceiling:.4g} ({report.n0:,} + {report.n:,} draws, alpha {report.alpha:.3g} per image, "

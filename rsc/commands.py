@@ -29,11 +29,10 @@ from rsc.progress import Progress, Silent
 from rsc.quantiser import Quantiser
 from rsc.report.value import TargetRow
 from rsc.results import Issue, Keys, Probe, RunResult
-from rsc.robustness.certified import Certified
 from rsc.robustness.certify import Plan, certify, vote_or_abstain
 from rsc.robustness.model import ModuleModel, from_module
 from rsc.robustness.predict import Generated
-from rsc.robustness.results import Accuracy
+from rsc.robustness.results import Accuracy, CertifyReport
 from rsc.robustness.statistics import wilson
 
 if TYPE_CHECKING:
@@ -90,8 +89,9 @@ def quantised(
 
     if material is None:
         return dataclasses.replace(program, quantiser=Quantiser(bits)), ()
-    if material.frames is not None:
-        found = calibrate(program, material.frames, None, mode, bits)  # type: ignore[arg-type]
+    frames = material.ready_made()
+    if frames is not None:
+        found = calibrate(program, frames, None, mode, bits)  # type: ignore[arg-type]
     else:
         data = material.images()
         found = calibrate(program, data.images, Keys(seed, data.ids), mode, bits)  # type: ignore[arg-type]
@@ -157,9 +157,9 @@ def announce(program: Program, *on: str) -> None:
 def target_row(spec: str, result: RunResult, material: Material, seed: int, model: str = "") -> TargetRow:
     """One run as a line of a report."""
     n = len(result.logits)
-    accuracy = None
-    if material.data is not None:
-        hits = int((result.predictions == material.data.targets).sum())
+    accuracy, data = None, material.data
+    if data is not None:
+        hits = int((result.predictions == data.targets).sum())
         accuracy = Accuracy(hits / n, n, wilson(hits, n), "per_run", 1)
     return TargetRow(
         spec=spec,
@@ -171,7 +171,7 @@ def target_row(spec: str, result: RunResult, material: Material, seed: int, mode
         wall_s=result.stats.wall_s,
         ms_per_image=1000 * result.stats.wall_s / n,
         model=model,
-        seed=seed if material.frames is None else None,
+        seed=None if material.frames is not None or (data is not None and data.frames) else seed,
         saturated=result.stats.saturated,
     )
 
@@ -217,8 +217,9 @@ def parity_rows(
         for spec in on:
             models.append((spec, deploy(program, spec)))  # noqa: PERF401  # close those that were made
         listener.stage(f"comparing {', '.join(on)}")
-        if material.frames is not None:
-            return compare(program, models, frames=material.frames, name=name, on_progress=listener.advance)
+        frames = material.ready_made()
+        if frames is not None:
+            return compare(program, models, frames=frames, name=name, on_progress=listener.advance)
         data = material.images()
         keys = Keys(seed, data.ids)
         return compare(program, models, x=data.images, keys=keys, name=name, on_progress=listener.advance)
@@ -265,7 +266,7 @@ def certify_on(
     vote: int = 0,
     state: Path | None = None,
     listener: Progress | None = None,
-) -> Certified:
+) -> CertifyReport:
     """Certify the voted classifier of one target, by its own runs or through a faster twin.
 
     Args:
@@ -275,7 +276,7 @@ def certify_on(
         state: see `certify`.
     """
     listener = listener or Silent()
-    data = material.images()
+    data = material.perturbable(program)
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(deploy(program, on))
         fast = target if twin is None else stack.enter_context(deploy(program, twin))

@@ -66,6 +66,7 @@ def test_the_standard_attack_reports_three_accuracies_per_target_and_what_was_le
                 assert row["baseline"][kind]["value"] == report["clean"][kind]["value"]
         assert "attack square" in report["not_tried"]
         assert "gradient hart" in report["not_tried"]
+        assert "gradient atan" not in report["not_tried"]  # the network's own
         assert "attack pgd" not in report["not_tried"]
     assert len(reports["loihi"]["differences"]) == len(reports["loihi"]["attacks"])
     assert re.search(r"attacking 4 images: [\d,]+ runs to make the images, about .*; to score them: ", err)

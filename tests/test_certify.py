@@ -15,7 +15,6 @@ from rsc.errors import UsageError
 from rsc.program import EncoderSpec
 from rsc.results import Keys
 from rsc.robustness.certificate import Certificate, certificate_of, inside
-from rsc.robustness.certified import Certified
 from rsc.robustness.certify import ABSTAIN, certify, judge, predict_or_abstain, vote_or_abstain
 from rsc.robustness.predict import Generated, Keyed
 from rsc.robustness.results import CertifiedImage, CertifyReport
@@ -280,7 +279,7 @@ def test_report_is_complete_and_survives_json() -> None:
     assert report.abstained == sum(i.predicted == ABSTAIN for i in report.images) > 0
     assert report.rows[1].linf_eps == report.conversions[1].linf == pytest.approx(0.05)
     assert report.rule == "rsc2: sigma/sqrt(T)*Phi^-1(pA)"
-    assert msgspec.json.decode(msgspec.json.encode(report), type=Certified) == report
+    assert msgspec.json.decode(msgspec.json.encode(report), type=CertifyReport) == report
     assert msgspec.json.decode(msgspec.json.encode(report), type=CertifyReport).images == report.images
 
 

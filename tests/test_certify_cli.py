@@ -15,7 +15,7 @@ from rsc.cli import main
 from rsc.encoder_spec import EncoderSpec
 from rsc.export.writer import write_program
 from rsc.program import Program
-from rsc.robustness.certified import Certified
+from rsc.robustness.results import CertifyReport
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +40,10 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return int(ended.value.code or 0), out, err
 
 
-def certified(capsys: pytest.CaptureFixture[str], *arguments: object) -> Certified:
+def certified(capsys: pytest.CaptureFixture[str], *arguments: object) -> CertifyReport:
     code, out, err = call(capsys, *arguments, "--json")
     assert code == 0, err
-    return msgspec.json.decode(out, type=Certified)
+    return msgspec.json.decode(out, type=CertifyReport)
 
 
 def test_cost_is_told_before_the_work_and_tables_after_it(

@@ -24,11 +24,11 @@ from rsc.coding import keyed_normal
 from rsc.encoder_spec import EncoderSpec
 from rsc.errors import MalformedFile, RscError, UsageError
 from rsc.results import Keys
-from rsc.robustness.certified import Certified
 from rsc.robustness.certify import certify
 from rsc.robustness.certify_count import Job, Series, Share, batch_for, count, identity_of
 from rsc.robustness.certify_state import TallyFolder, Unit
 from rsc.robustness.predict import Generated, Keyed
+from rsc.robustness.results import CertifyReport
 
 SPEC = EncoderSpec("rsc2", 2, 0.5)
 X = np.linspace(-0.5, 1.0, 7, dtype=np.float32)[:, None]
@@ -48,13 +48,13 @@ class Sign:
         return (z.mean((0, 2)) <= 0).astype(np.int64)
 
 
-def work(folder: Path | None, model: Any = Sign(), **options: Any) -> Certified:
+def work(folder: Path | None, model: Any = Sign(), **options: Any) -> CertifyReport:
     settings: dict[str, Any] = {"n0": 30, "n": 400, "chunk": 40, "batch": 40} | options
     return certify(model, X, Y, encoder=SPEC, state=folder, **settings)
 
 
 @pytest.fixture(scope="module")
-def whole() -> Certified:
+def whole() -> CertifyReport:
     return work(None)
 
 
@@ -81,7 +81,9 @@ def units(folder: Path) -> int:
     return sum(max(0, path.read_bytes().count(b"\n") - 1) for path in folder.glob("*.tallies"))
 
 
-def test_killed_at_random_times_nothing_is_lost_or_counted_twice(tmp_path: Path, whole: Certified) -> None:
+def test_killed_at_random_times_nothing_is_lost_or_counted_twice(
+    tmp_path: Path, whole: CertifyReport
+) -> None:
     rng, total = np.random.default_rng(0), 7 * 11
     kills = 0
     while units(tmp_path) < total and kills < 60:
@@ -96,7 +98,7 @@ def test_killed_at_random_times_nothing_is_lost_or_counted_twice(tmp_path: Path,
     assert units(tmp_path) == total  # no unit was done twice
 
 
-def test_a_file_torn_at_any_byte_costs_its_last_line_only(tmp_path: Path, whole: Certified) -> None:
+def test_a_file_torn_at_any_byte_costs_its_last_line_only(tmp_path: Path, whole: CertifyReport) -> None:
     work(tmp_path)
     (path,) = tmp_path.glob("*.tallies")
     data = path.read_bytes()
@@ -113,7 +115,7 @@ def _job_of(data: bytes) -> str:
     return data.split(b'"job":"')[1][:64].decode()
 
 
-def test_a_finished_folder_needs_no_more_runs(tmp_path: Path, whole: Certified) -> None:
+def test_a_finished_folder_needs_no_more_runs(tmp_path: Path, whole: CertifyReport) -> None:
     work(tmp_path)
 
     class Never(Sign):
@@ -143,7 +145,7 @@ def test_a_changed_line_is_noticed(tmp_path: Path) -> None:
         work(tmp_path)
 
 
-def test_units_that_two_processes_finished_count_once(tmp_path: Path, whole: Certified) -> None:
+def test_units_that_two_processes_finished_count_once(tmp_path: Path, whole: CertifyReport) -> None:
     work(tmp_path)
     (path,) = tmp_path.glob("*.tallies")
     (tmp_path / "zzz.tallies").write_bytes(path.read_bytes())
@@ -166,7 +168,7 @@ def test_weights_are_part_of_the_identity() -> None:
     assert identity_of(Holder(one)) == identity_of(Holder(one)) != identity_of(Holder(other))
 
 
-def test_two_ranks_at_once_give_the_result_of_one(tmp_path: Path, whole: Certified) -> None:
+def test_two_ranks_at_once_give_the_result_of_one(tmp_path: Path, whole: CertifyReport) -> None:
     with contextlib.ExitStack() as stack:
         pids = [stack.enter_context(child(tmp_path, RANK=rank, WORLD_SIZE="2")) for rank in ("0", "1")]
         assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0]
@@ -176,7 +178,7 @@ def test_two_ranks_at_once_give_the_result_of_one(tmp_path: Path, whole: Certifi
     assert work(tmp_path) == whole
 
 
-def test_a_rank_that_died_is_missed_and_its_share_done_later(tmp_path: Path, whole: Certified) -> None:
+def test_a_rank_that_died_is_missed_and_its_share_done_later(tmp_path: Path, whole: CertifyReport) -> None:
     with pytest.raises(RscError, match="units are missing"):
         work(tmp_path, share=Share(0, 3, patience_s=0.2))
     assert units(tmp_path) == math.ceil(7 * 11 / 3)
@@ -197,7 +199,7 @@ print(work(Path(sys.argv[1])).images)
 """
 
 
-def test_torchrun_with_two_processes(tmp_path: Path, whole: Certified) -> None:
+def test_torchrun_with_two_processes(tmp_path: Path, whole: CertifyReport) -> None:
     (tmp_path / "job.py").write_text(SCRIPT)
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

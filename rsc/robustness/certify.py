@@ -22,14 +22,13 @@ from rsc.encoder_spec import EncoderSpec
 from rsc.errors import UsageError
 from rsc.robustness.certificate import Certificate, certificate_of, inside
 from rsc.robustness.certificate_gaussian import GaussianCertificate, effective_sigma
-from rsc.robustness.certified import Certified, Conversion, Transfer
 from rsc.robustness.certify_claims import Circumstances, advice, limits, promises, soundness
 from rsc.robustness.certify_count import Job, Series, Share, batch_for, count, frame_bytes, identity_of
 from rsc.robustness.certify_predict import ABSTAIN, plain, predict_or_abstain, vote_or_abstain
 from rsc.robustness.certify_state import Tally, TallyFolder
 from rsc.robustness.certify_transfer import Pairs, pairs, q_up, shares_noise, summed_up
 from rsc.robustness.predict import as_predictor, encoder_of, name_of, source_of
-from rsc.robustness.results import CertifiedImage, CertifyRow, Guarantee
+from rsc.robustness.results import CertifiedImage, CertifyReport, CertifyRow, Conversion, Guarantee, Transfer
 from rsc.robustness.statistics import clopper_pearson_high, clopper_pearson_low, majority, wilson
 
 __all__ = [
@@ -122,7 +121,7 @@ def certify(
     share: Share | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **fields: Any,
-) -> Certified:
+) -> CertifyReport:
     """Certify images.
 
     Args:
@@ -212,7 +211,7 @@ def _report(
     votes: Sequence[int],
     predict: Any,
     pair: Pairs | None,
-) -> Certified:
+) -> CertifyReport:
     alpha = plan.alpha_for(len(x))
     images, moved = _judged(found, labels, ids, certificate, plan, alpha, pair)
     dimensions = math.prod(x.shape[1:])
@@ -221,7 +220,7 @@ def _report(
     subject = predict if pair is None else pair.target
     level = spec.grid or (plan.levels or 0)
     facts = Circumstances(spec, certificate, plan.n, alpha, dimensions, ceiling, soundness(spec, subject))
-    return Certified(
+    return CertifyReport(
         rule=certificate.rule,
         encoder=spec.kind,
         sigma=spec.sigma_in_pixels,

@@ -9,9 +9,8 @@ from typing import Any
 
 from rsc.encoder_spec import COINS, EncoderSpec
 from rsc.robustness.certificate import Certificate, inside
-from rsc.robustness.certified import Soundness
 from rsc.robustness.predict import source_of
-from rsc.robustness.results import CertifiedImage
+from rsc.robustness.results import CertifiedImage, Soundness
 from rsc.robustness.statistics import draws_to_show
 
 _NORMS = {"l2": "L2", "l1": "L1", "linf": "L_inf"}

@@ -13,10 +13,10 @@ import torch
 from scipy import stats
 
 from rsc.errors import UsageError
-from rsc.robustness.certified import Voted
 from rsc.robustness.certify_count import Job, Series, batch_for, count
 from rsc.robustness.certify_state import Tally
 from rsc.robustness.predict import as_predictor, name_of, source_of
+from rsc.robustness.results import Voted
 from rsc.robustness.statistics import wilson
 
 ABSTAIN = -1

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from rsc.results import Keys
-from rsc.robustness.certified import Transfer
 from rsc.robustness.certify_count import identity_of
 from rsc.robustness.certify_state import Tally
 from rsc.robustness.predict import Predictor, as_predictor, checked, name_of, source_of
-from rsc.robustness.results import NoiseSource
+from rsc.robustness.results import NoiseSource, Transfer
 from rsc.robustness.statistics import clopper_pearson_high
 
 _SHIFT = 20  # classes are below 2^20

@@ -144,6 +144,15 @@ def label_of(model: object) -> str:
     return str(getattr(model, "name", type(model).__name__))
 
 
+def own_surrogate(model: object) -> str:
+    """The surrogate that gradients of a model go through; "model" where its parts do not name one."""
+    text = str(getattr(model, "surrogate", "model"))
+    module: Any = getattr(model, "module", None)
+    parts = module.modules() if isinstance(module, torch.nn.Module) else (module,)
+    named = {surrogate_text(part.surrogate) for part in parts if hasattr(part, "surrogate")}
+    return named.pop() if text == "model" and len(named) == 1 else text
+
+
 def device_of(model: object) -> torch.device:
     """Where a model computes: the device of its first weight or buffer, else the CPU."""
     module = getattr(model, "module", model)

@@ -14,8 +14,9 @@ from rsc.robustness.attacks import Apgd, Attack, Fgsm, Pgd, RandomNoise, SaPgd, 
 from rsc.robustness.ball import parse_eps
 from rsc.robustness.ensemble import SURROGATES, Member, views
 from rsc.robustness.eot import Eot
-from rsc.robustness.model import ModuleModel, StochasticModel, stream_generator
+from rsc.robustness.model import ModuleModel, StochasticModel, own_surrogate, stream_generator
 from rsc.robustness.results import Norm
+from rsc.robustness.surrogates import surrogate_named, surrogate_text
 
 TRIED = ("fgsm", "pgd", "apgd", "apgd_dlr", "apgd_targeted", "sa_pgd", "square", "spsa", "random")
 STANDARD = ("pgd", "apgd", "apgd_dlr", "sa_pgd", "random")
@@ -104,11 +105,9 @@ class AttackPlan:
     ) -> list[str]:
         """Attacks and gradients that this plan leaves out, or that do not fit."""
         ran = {attack.title for attack in self.attacks(classes)}
-        through = {
-            str(getattr(m.model.model, "surrogate", "model")) for m in self.members(model, extra, classes)
-        }
+        through = {own_surrogate(member.model.model) for member in self.members(model, extra, classes)}
         known = [n for n in (*TRIED, "sea") if n not in ran]
-        gradients = [s for s in SURROGATES if not any(t.startswith(s.split(":")[0]) for t in through)]
+        gradients = [s for s in SURROGATES if surrogate_text(surrogate_named(s)) not in through]
         return [f"attack {n}" for n in known] + [f"gradient {s}" for s in gradients]
 
 
