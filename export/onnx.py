@@ -14,8 +14,8 @@ T and B are dynamic. Inputs and outputs, by the form that is asked for (`OnnxFor
 | outputs.NODE, spikes.NODE, states.NODE.v (or .i, .u) | [T, B, ...] | every step, where asked for |
 
 The metadata properties `rsc.program` (JSON: semantics, encoder, bounds, labels, quantiser), `rsc.digest` (of
-the program), `rsc.form`, `rsc.opset`, `rsc.version` and `rsc.values` (frames, spikes and outputs by the names
-of values inside) say what the model is.
+the program), `rsc.form` and `rsc.values` (frames, spikes and outputs by the names of values inside) say what
+the model is; its opset and the version of this package stand where ONNX has a place for them.
 """
 
 from __future__ import annotations
@@ -172,12 +172,13 @@ def _give_outputs(s: Scope, program: Program, form: OnnxForm, fed: _Fed, network
     """Declare the outputs; names of values in between by which the model can be held against another."""
     first = program.outputs[0]
     values = {name: full(s, network.series[name], fed.extent) for name in program.outputs}
-    flat = s.op("Reshape", values[first], s.ints(0, 0, -1))
-    logits = _readout(s, flat, program.semantics.readout)
-    classes = int(np.prod(network.series[first].shape))
+    flat, shape = values[first], network.series[first].shape
+    if len(shape) != 1:
+        flat = s.op("Reshape", flat, s.ints(0, 0, -1))
+    classes = int(np.prod(shape))
+    logits = _readout(s, flat, program.semantics.readout, "" if fed.runs else "logits")
     if fed.runs:
-        logits = _vote(s, logits, classes, fed)
-    s.op("Identity", logits, name="logits")
+        _vote(s, logits, classes, fed)
     s.declare("logits", s.real, ("B", classes), "output")
     if form.counts:
         _give_counts(s, form, fed, network)
@@ -201,24 +202,24 @@ def _give_outputs(s: Scope, program: Program, form: OnnxForm, fed: _Fed, network
     )
 
 
-def _readout(s: Scope, flat: str, rule: str) -> str:
+def _readout(s: Scope, flat: str, rule: str, name: str) -> str:
     """Logits [B, K] of an output [T, B, K]."""
     if rule == "last":
-        return s.op("Gather", flat, s.constant(-1, "int64"), axis=0)
-    return s.op("ReduceMean" if rule == "mean" else "ReduceSum", flat, s.ints(0), keepdims=0)
+        return s.op("Gather", flat, s.constant(-1, "int64"), name=name)
+    return s.op("ReduceMean" if rule == "mean" else "ReduceSum", flat, s.ints(0), name=name, keepdims=0)
 
 
-def _vote(s: Scope, logits: str, classes: int, fed: _Fed) -> str:
-    """Give votes and prediction of logits [K B, classes]; the mean logits."""
+def _vote(s: Scope, logits: str, classes: int, fed: _Fed) -> None:
+    """Give votes, prediction and mean logits of logits [K B, classes]."""
     shape = s.op("Concat", fed.runs, fed.image_batch, s.ints(classes), axis=0)
     each = s.op("Reshape", logits, shape)
     chosen = s.op("ArgMax", each, axis=2, keepdims=0)
     depth, ends = s.constant(classes, "int64"), s.ints(0, 1)
-    s.op("ReduceSum", s.op("OneHot", chosen, depth, ends, axis=-1), s.ints(0), name="votes", keepdims=0)
+    s.op("ReduceSum", s.op("OneHot", chosen, depth, ends), s.ints(0), name="votes", keepdims=0)
     s.declare("votes", "int64", ("B", classes), "output")
     s.op("ArgMax", "votes", name="prediction", axis=1, keepdims=0)
     s.declare("prediction", "int64", ("B",), "output")
-    return s.op("ReduceMean", each, s.ints(0), keepdims=0)
+    s.op("ReduceMean", each, s.ints(0), name="logits", keepdims=0)
 
 
 def _give_counts(s: Scope, form: OnnxForm, fed: _Fed, network: Built) -> None:
@@ -254,10 +255,14 @@ def _properties(program: Program, form: OnnxForm) -> dict[str, str]:
     return {
         "rsc.program": program.metadata_json().decode(),
         "rsc.digest": program.digest,
-        "rsc.form": _json(form),
-        "rsc.opset": str(OPSET),
-        "rsc.version": importlib.metadata.version("rsc-snn"),
+        "rsc.form": _json(_said(form)),
     }
+
+
+def _said(form: OnnxForm) -> dict[str, object]:
+    """The fields of a form that are not left as they are."""
+    plain, given = OnnxForm(), dataclasses.asdict(form)
+    return {k: v for k, v in given.items() if k in ("arithmetic", "feed") or v != getattr(plain, k)}
 
 
 def _json(value: object) -> str:

@@ -65,9 +65,7 @@ class Cycle:
             if any(source == name for source, target in net.graph.delayed if target in self.inside):
                 self.states.append(("held", name))
         for kind, name in self.states:
-            dims = ("B", *net.shapes[name])
-            lead = (self._longest(name), *dims) if kind == "line" else dims
-            self.now[kind, name] = self.body.declare(self.body.fresh(kind), self.s.real, lead, "input")
+            self.now[kind, name] = self.body.unnamed(self.s.real)
 
     def _outer(self) -> dict[tuple[str, str], tuple[str, str]]:
         """Edges from outside: edge -> (values over all steps, those of one step in the body)."""
@@ -78,12 +76,11 @@ class Cycle:
                 continue
             values = full(self.s, net.heard(source, target), net.extent)
             if values not in seen:
-                dims = ("B", *net.shapes[source])
-                seen[values] = values, self.body.declare(self.body.fresh("x"), self.s.real, dims, "input")
+                seen[values] = values, self.body.unnamed(self.s.real)
             found[source, target] = seen[values]
         if not found:  # a Scan needs something to tell it how many steps there are
             clock = self.s.op("Expand", self.s.number(0.0), net.extent.steps)
-            found["", ""] = clock, self.body.declare(self.body.fresh("tick"), self.s.real, (), "input")
+            found["", ""] = clock, self.body.unnamed(self.s.real)
         return found
 
     def _arriving(self, name: str, outer: dict[tuple[str, str], tuple[str, str]]) -> str:
@@ -135,14 +132,11 @@ class Cycle:
         emitted += [(name, self.values[name], False) for name in heard]
         recorded = [(kind, n) for kind, n in self.states if n in net.states and kind in ("v", "i")]
         for kind, name in self.states:
-            dims: tuple[int | str, ...] = ("B", *net.shapes[name])
-            dims = (self._longest(name), *dims) if kind == "line" else dims
-            body.give(after[kind, name], real, dims)
-        for name, value, binary in emitted:
-            kind = "bool" if binary else real
-            body.give(value, kind, ("B", *net.shapes[name]))
+            body.give(after[kind, name], real)
+        for _, value, binary in emitted:
+            body.give(value, "bool" if binary else real)
         for key in recorded:
-            body.give(after[key], real, ("B", *net.shapes[key[1]]))
+            body.give(after[key], real)
         starts = [net.memory.begin[key] for key in self.states]
         fed = dict.fromkeys(values for values, _ in outer.values())
         found = scan(self.s, body, starts, list(fed), len(emitted) + len(recorded), self.names[0])

@@ -70,7 +70,8 @@ class _Encoding:
         if self.frames_of_noise:
             frames = self._noisy(frames, noise or self._drawn(extent))
         frames = self._after(frames)
-        return Encoded(Series(self.shape, spec.latched, s.cast(frames, s.real)), extent, runs)
+        real = frames if s.real == "float32" else s.cast(frames, s.real)
+        return Encoded(Series(self.shape, spec.latched, real), extent, runs)
 
     def _fed_noise(self) -> str:
         kind = "int64" if self.spec.kind in COINS or self.spec.grid is not None else "float32"
@@ -103,9 +104,9 @@ class _Encoding:
             "ConstantOfShape", s.op("Concat", steps, extent.batch, s.ints(*self.shape), axis=0)
         )  # of float32 zeros
         if spec.kind in COINS:
-            uniform = s.op("RandomUniformLike", like, dtype=11, high=1.0, low=0.0)
+            uniform = s.op("RandomUniformLike", like, dtype=11)  # in [0, 1)
             return s.op("Floor", s.op("Mul", uniform, s.constant(2.0**spec.bits, "float64")))
-        return s.op("RandomNormalLike", like, dtype=1, mean=0.0, scale=1.0)
+        return s.op("RandomNormalLike", like)  # standard ones
 
     def _noisy(self, frames: str, noise: str) -> str:
         """The "noise" stage."""

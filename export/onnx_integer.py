@@ -174,8 +174,7 @@ class Group:
             outside = [c for c in layer.connections if c.source not in self.names]
             small = self._is_small(layer)
             fed.append(s.cast(net.arriving(layer, outside), "int64"))
-            dims = ("B", *layer.shape)
-            a = body.declare(body.fresh("a"), "int64", dims, "input")
+            a = body.unnamed("int64")
             for c in layer.connections:
                 if c.source in self.names:
                     for k, weight in by_delay(c):
@@ -203,9 +202,8 @@ class Group:
     ) -> None:
         memory, key = self.net.memory, (kind, layer.name)
         memory.start(self.s, *key, layer.shape, self.net.extent, longest, value, dtype)
-        lead = () if longest is None else (longest,)
         self.states.append(key)
-        self.now[key] = self.body.declare(self.body.fresh(kind), dtype, (*lead, "B", *layer.shape), "input")
+        self.now[key] = self.body.unnamed(dtype)
 
     def _is_small(self, layer: Layer) -> bool:
         """Whether |a| < 2^17 is proven, so that u neither wraps nor leaves 24 bits by more than one wrap."""
@@ -251,18 +249,13 @@ class Group:
         emitted: list[tuple[Layer, str, str, str, str]],
     ) -> None:
         net, body, s = self.net, self.body, self.s
-        shapes = {layer.name: layer.shape for layer in self.layers}
         for kind, name in self.states:
-            lead = (self._hears(name),) if kind == "line" else ()
-            body.give(
-                after[kind, name], "float32" if kind == "line" else "int64", (*lead, "B", *shapes[name])
-            )
+            body.give(after[kind, name], "float32" if kind == "line" else "int64")
         wanted: list[tuple[str, Layer]] = []
         for layer, fired, beyond, v, u in emitted:
-            dims = ("B", *layer.shape)
             for kind, value in (("spikes", fired), ("beyond", beyond), ("v", v), ("u", u)):
                 if value:
-                    body.give(value, "int64" if kind in ("u", "v") else "bool", dims)
+                    body.give(value, "int64" if kind in ("u", "v") else "bool")
                     wanted.append((kind, layer))
         starts = [net.memory.begin[key] for key in self.states]
         found = scan(s, body, starts, fed, len(wanted), self.layers[0].name)

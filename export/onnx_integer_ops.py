@@ -110,7 +110,7 @@ def _pooled(
     if dtype == "float64":
         return gathered_sum(s, x, shape, view), out
     ones = s.constant(np.ones((shape[0], 1, *kernel)), dtype)
-    return s.op("Conv", x, ones, group=shape[0], kernel_shape=kernel, strides=stride), out
+    return s.op("Conv", x, ones, group=shape[0], strides=stride), out
 
 
 def _convolved(
@@ -122,7 +122,7 @@ def _convolved(
         return gathered_convolution(s, x, shape, weight, view, c.groups, dtype)
     geometry = {"strides": c.stride, "pads": [*c.padding, *c.padding], "dilations": c.dilation}
     given = x, _weights(s, weight, dtype)
-    return s.op("Conv", *given, group=c.groups, kernel_shape=weight.shape[2:], **geometry)
+    return s.op("Conv", *given, group=c.groups, **geometry)
 
 
 def _decay(s: Scope, x: str, d: np.ndarray) -> str:

@@ -82,11 +82,10 @@ def pool(s: Scope, node: nir.SumPool2d | nir.AvgPool2d, x: str, shape: Shape) ->
     if any(map(any, view.padding)):
         before, after = ([p[i] for p in view.padding] for i in (0, 1))
         x = s.op("Pad", x, s.ints(0, 0, *before, 0, 0, *after), s.number(0.0))
-    shapes: dict[str, Any] = {"kernel_shape": view.kernel, "strides": view.stride}
     if summed and sites & (sites - 1):  # a mean times such a number of sites is not the sum
         ones = s.constant(np.ones((shape[0], 1, *view.kernel)), s.real)
-        return s.op("Conv", x, ones, group=shape[0], **shapes), out
-    y = s.op("AveragePool", x, **shapes)
+        return s.op("Conv", x, ones, group=shape[0], strides=view.stride), out
+    y = s.op("AveragePool", x, kernel_shape=view.kernel, strides=view.stride)
     return (s.times(y, np.asarray(float(sites))) if summed else y), out
 
 
@@ -103,7 +102,7 @@ def gathered(s: Scope, x: str, shape: Shape, view: Window) -> str:
     if any(map(any, view.padding)):
         flat = s.op("Pad", flat, s.ints(0, 0, 0, 0, 0, 1))
     seen = _seen(shape[1:], view)
-    return s.op("Gather", flat, s.constant(seen, "int64"), axis=2)
+    return s.op("Gather", flat, s.constant(seen, "int32"), axis=2)
 
 
 def gathered_sum(s: Scope, x: str, shape: Shape, view: Window) -> str:
@@ -144,7 +143,7 @@ def _seen(spatial: Shape, view: Window) -> np.ndarray:
 
 def _geometry(view: Window) -> dict[str, Any]:
     before, after = ([p[i] for p in view.padding] for i in (0, 1))
-    return {"kernel_shape": view.kernel, "strides": view.stride, "pads": [*before, *after]}
+    return {"strides": view.stride, "pads": [*before, *after]}
 
 
 FOLDED: dict[type, Callable[..., Lowered]] = {

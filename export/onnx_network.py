@@ -78,8 +78,6 @@ class Network:
             for name in sorted(held.intersection(part)):
                 if self.memory.is_open("held", name):
                     self.memory.finish(self.s, "held", name, self._last(name))
-            for name in part:
-                self._describe(name)
 
     def coefficients(self, name: str) -> Coefficients:
         """Of a neuron node."""
@@ -135,6 +133,8 @@ class Network:
             return x
         if isinstance(node, nir.Threshold):
             return self._threshold(name, x)
+        if isinstance(node, nir.Flatten):
+            return Series(self.shapes[name], x.static, other=x.long or x.folded or x.other)
         if isinstance(node, nir.Affine | nir.Linear | nir.Scale):
             y = self.local(self.s, name, long(self.s, x, self.extent), x.shape)
             return Series(self.shapes[name], x.static, y)
@@ -165,18 +165,19 @@ class Network:
         shape, extent = self.shapes[name], self.extent
         entry = k.beta if k.beta_syn is None else k.beta_syn
         drive = Series(shape, x.static, s.times(long(s, x, extent), entry))
-        kinds = self.memory.start_neuron(s, name, k, shape, extent)
+        drives = full(s, drive, extent)
+        kinds = self.memory.start_neuron(s, name, k, shape, extent, drives)
         body = Scope(s.real, s)
-        ends = [body.declare(body.fresh(kind), s.real, ("B", *shape), "input") for kind in kinds]
-        now = body.declare(body.fresh("x"), s.real, ("B", *shape), "input")
+        ends = [body.unnamed(s.real) for _ in kinds]
+        now = body.unnamed(s.real)
         out, after = step_neuron(body, now, ends, k, self.rules)
         kept = after if name in self.states else []
         fired = k.v_threshold is not None
         type_out = "bool" if fired and self.counts_as_bool(name) else s.real
         for value, dtype in [*((v, s.real) for v in after), (out, type_out), *((v, s.real) for v in kept)]:
-            body.give(value, dtype, ("B", *shape))
+            body.give(value, dtype)
         starts = [self.memory.begin[kind, name] for kind in kinds]
-        found = scan(s, body, starts, [full(s, drive, extent)], 1 + len(kept), name)
+        found = scan(s, body, starts, [drives], 1 + len(kept), name)
         for kind, value in zip(kinds, found, strict=False):
             self.memory.finish(s, kind, name, value)
         values, states = found[len(kinds)], found[len(kinds) + 1 :]
@@ -207,24 +208,10 @@ class Network:
         values = full(self.s, self.series[name], self.extent)
         return self.s.op("Gather", values, self.s.constant(-1, "int64"), axis=0)
 
-    def _describe(self, name: str) -> None:
-        """Say the shape of a node's values, so that readers of the file see it."""
-        series = self.series.get(name)
-        if (
-            series is not None
-            and series.long
-            and not isinstance(self.graph.nodes[name], nir.Input | nir.Output)
-        ):
-            self.s.declare(series.long, self.s.real, (*_lead(series), *series.shape), "known")
-
 
 def spiking(graph: Mapping[str, Any]) -> list[str]:
     """Nodes that send spikes."""
     return [name for name, node in graph.items() if isinstance(node, SPIKING)]
-
-
-def _lead(series: Series) -> tuple[int | str, str]:
-    return (1 if series.static else "T"), "B"
 
 
 _END = np.iinfo(np.int64).max

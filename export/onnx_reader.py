@@ -89,6 +89,9 @@ def parse_onnx(data: bytes, name: str = "The model", limits: OnnxLimits | None =
         raise MalformedFile(
             f"{name} is no valid ONNX model.", str(error)[:300], "Export it again."
         ) from error
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for graph in _graphs(inferred.graph, name, limits.depth):
+        _check_shapes(graph, name, limits)
     return model
 
 
@@ -126,6 +129,10 @@ def _check_tensors(graph: GraphProto, name: str, limits: OnnxLimits) -> None:
     for key, most in (("steps", limits.steps), ("runs", limits.runs)):
         if key in defaults and not 1 <= _values(defaults[key], name).max(initial=1) <= most:
             raise _refused(name, f"its {key} are not within 1..{most}")
+    _check_shapes(graph, name, limits)
+
+
+def _check_shapes(graph: GraphProto, name: str, limits: OnnxLimits) -> None:
     for info in (*graph.input, *graph.output, *graph.value_info):
         dims = [d.dim_value for d in info.type.tensor_type.shape.dim if d.HasField("dim_value")]
         if any(d < 0 for d in dims) or math.prod(dims) > limits.elements:

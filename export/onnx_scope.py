@@ -1,6 +1,7 @@
 """Nodes of an ONNX graph while it is built: the model's own, or the body of a Scan.
 
-Values are names. Constants of all bodies are initialisers of the model, once each, and seen by name.
+Values are names, and short ones, as a small network is not to weigh less than what they take. Constants of
+all bodies are initialisers of the model, once each, and seen by name; a node that is there is used again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ TYPES: dict[str, int] = {
     "bool": TensorProto.BOOL,
 }
 Dim = int | str
+# attributes that say what an operator does anyway; of lists, what every element is
+_USUAL = {"start": 0, "group": 1, "strides": 1, "dilations": 1, "pads": 0}
+_DRAWN = ("RandomNormalLike", "RandomUniformLike")  # two of them are two draws
 
 
 class Scope:
@@ -39,20 +43,35 @@ class Scope:
         self.nodes: list[NodeProto] = []
         self.inputs: list[ValueInfoProto] = []
         self.outputs: list[ValueInfoProto] = []
-        self.known: list[ValueInfoProto] = []
+        self._made: dict[tuple[Any, ...], str] = {}
         if outer is None:
             self.constants: dict[tuple[Any, ...], TensorProto] = {}
             self.defaults: list[TensorProto] = []
             self._count = 0
 
-    def fresh(self, kind: str) -> str:
-        """A name that no other value of the model has."""
+    def fresh(self) -> str:
+        """A name that no other value of the model has: A to Z, AA and on; inputs and outputs have others."""
         self.model._count += 1
-        return f"{kind}_{self.model._count}"
+        name, rest = "", self.model._count
+        while rest:
+            rest, letter = divmod(rest - 1, 26)
+            name = chr(65 + letter) + name
+        return name
+
+    def unnamed(self, dtype: str) -> str:
+        """An input of a body, whose shape follows from what the Scan is given."""
+        return self.declare(self.fresh(), dtype, None, "input")
 
     def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """A node with one output, which may be given its name."""
-        return self.ops(kind, inputs, [name or self.fresh(kind)], **attributes)[0]
+        """The output of a node; a new node if it is given its name, or none like it is in this graph."""
+        told = {k: v for k, v in attributes.items() if not (k in _USUAL and is_all(v, _USUAL[k]))}
+        key = (kind, inputs, *((k, str(v)) for k, v in sorted(told.items())))
+        if name or kind in _DRAWN or key not in self._made:
+            made = self.ops(kind, inputs, [name or self.fresh()], **told)[0]
+            self._made.setdefault(key, made)
+        else:
+            made = self._made[key]
+        return made
 
     def ops(
         self, kind: str, inputs: Iterable[str], outputs: Sequence[str], **attributes: Any
@@ -68,14 +87,18 @@ class Scope:
         key = (dtype, array.shape, raw)
         constants = self.model.constants
         if key not in constants:
-            name = self.fresh("constant")
+            name = self.fresh()
             constants[key] = helper.make_tensor(name, TYPES[dtype], array.shape, raw, raw=True)
         return constants[key].name
 
     def number(self, value: Any, dtype: str = "") -> str:
-        """A real constant; arrays of one value become a scalar."""
+        """A constant to compute with element by element; axes along which nothing changes are 1."""
         array = np.asarray(value)
-        return self.constant(array.flat[0] if is_all(array, array.flat[0]) else array, dtype or self.real)
+        for axis in range(array.ndim):
+            first = array.take([0], axis)
+            array = first if is_all(array == first, True) else array
+        lead = next((i for i, size in enumerate(array.shape) if size != 1), array.ndim)
+        return self.constant(array.reshape(array.shape[lead:]), dtype or self.real)
 
     def ints(self, *values: int) -> str:
         """A vector of int64, as axes and shapes are given."""
@@ -93,18 +116,18 @@ class Scope:
         """x + k; x itself where k is 0."""
         return x if is_all(k, 0) else self.op("Add", x, self.number(k))
 
-    def declare(self, name: str, dtype: str, shape: Sequence[Dim], role: str) -> str:
-        """State type and shape of a value; role "input", "output" or "known" (a value in between)."""
-        info = helper.make_tensor_value_info(name, TYPES[dtype], list(shape))
-        {"input": self.inputs, "output": self.outputs, "known": self.known}[role].append(info)
+    def declare(self, name: str, dtype: str, shape: Sequence[Dim] | None, role: str) -> str:
+        """State type and shape (None leaves it to inference) of a value; role "input" or "output"."""
+        info = helper.make_tensor_value_info(name, TYPES[dtype], shape)
+        {"input": self.inputs, "output": self.outputs}[role].append(info)
         return name
 
-    def give(self, value: str, dtype: str, shape: Sequence[Dim]) -> None:
+    def give(self, value: str, dtype: str) -> None:
         """Make a value an output of a body: itself, or a copy where it is an input or an output already."""
         made = {name for node in self.nodes for name in node.output}
         if value not in made or value in {info.name for info in self.outputs}:
-            value = self.op("Identity", value)
-        self.declare(value, dtype, shape, "output")
+            value = self.op("Identity", value, name=self.fresh())
+        self.declare(value, dtype, None, "output")
 
     def optional(self, name: str, dtype: str, value: Any, shape: Sequence[Dim]) -> str:
         """A model input that need not be fed: its value then is `value`."""
@@ -116,7 +139,7 @@ class Scope:
     def graph(self, name: str) -> GraphProto:
         """The finished graph."""
         tensors = [*self.defaults, *self.constants.values()] if self is self.model else []
-        return helper.make_graph(self.nodes, name, self.inputs, self.outputs, tensors, value_info=self.known)
+        return helper.make_graph(self.nodes, name, self.inputs, self.outputs, tensors)
 
 
 def scan(
@@ -138,8 +161,8 @@ def scan(
     Returns:
         last states, then the scanned values over all steps [T, ...].
     """
-    outputs = [outer.fresh(f"{name}/scan") for _ in range(len(states) + scanned)]
-    graph = body.graph(f"{name}/step")
+    outputs = [outer.fresh() for _ in range(len(states) + scanned)]
+    graph = body.graph(name)
     outer.ops("Scan", [*states, *inputs], outputs, body=graph, num_scan_inputs=len(inputs))
     return outputs
 

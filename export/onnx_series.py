@@ -10,19 +10,21 @@ from rsc.shapes import Shape
 
 @dataclasses.dataclass
 class Series:
-    """Values over all steps; one layout is made from the other when it is asked for.
+    """Values over all steps; a layout is made from another when it is asked for.
 
     Fields:
         shape: of one sample at one step.
         static: one step stands for all, so T is 1 in both layouts.
         long: name of [T, B, ...].
         folded: name of [T B, ...].
+        other: name of the same values in the same order in some other shape.
     """
 
     shape: Shape
     static: bool
     long: str = ""
     folded: str = ""
+    other: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,17 +43,19 @@ class Extent:
 def long(s: Scope, series: Series, extent: Extent) -> str:
     """[T, B, ...] of a series (T is 1 of a static one)."""
     if not series.long:
+        rest = s.ints(-1, *series.shape)
         if series.static:
-            series.long = s.op("Reshape", series.folded, s.ints(1, -1, *series.shape))
+            size = s.ints(1, -1, *series.shape)
         else:
-            series.long = s.op("Reshape", series.folded, extent.shape(s, *series.shape))
+            size = s.op("Concat", extent.steps, rest, axis=0)
+        series.long = s.op("Reshape", series.folded or series.other, size)
     return series.long
 
 
 def folded(s: Scope, series: Series) -> str:
     """[T B, ...] of a series."""
     if not series.folded:
-        series.folded = s.op("Reshape", series.long, s.ints(-1, *series.shape))
+        series.folded = s.op("Reshape", series.long or series.other, s.ints(-1, *series.shape))
     return series.folded
 
 

@@ -26,6 +26,7 @@ class Memory:
         self.open_ended = open_ended
         self.begin: dict[tuple[str, str], str] = {}
         self.names: list[str] = []
+        self._shapes: dict[tuple[str, str], tuple[int | str, ...]] = {}
 
     def start(
         self,
@@ -37,29 +38,37 @@ class Memory:
         longest: int | None = None,
         value: np.ndarray | None = None,
         dtype: str = "",
+        like: str = "",
     ) -> str:
-        """The state before the first step; zeros but for a given `value`."""
-        dims = s.ints(*shape) if shape else ""
-        lead = [s.ints(longest)] if longest is not None else []
-        size = s.op("Concat", *lead, extent.batch, *([dims] if dims else []), axis=0)
+        """The state before the first step; zeros but for a given `value`.
+
+        Args:
+            like: values [T or 1, B, *shape], if there are any: their shape need not be put together again.
+        """
+        lead = () if longest is None else (longest,)
+        self._shapes[kind, name] = (*lead, "B", *shape)
+        if like:
+            size = s.op("Shape", like, start=1)
+        else:
+            parts = *(s.ints(n) for n in lead), extent.batch, *([s.ints(*shape)] if shape else [])
+            size = s.op("Concat", *parts, axis=0)
         dtype = dtype or s.real
         if not self.open_ended:
             start = s.number(0.0 if value is None else value, dtype)
         else:
-            full = (*(() if longest is None else (longest,)), 1, *shape)
-            initial = np.broadcast_to(np.asarray(0.0 if value is None else value), full)
-            declared = (*([longest or 0] if lead else []), f"batch of {kind}.{name}", *shape)
+            initial = np.broadcast_to(np.asarray(0.0 if value is None else value), (*lead, 1, *shape))
+            declared = (*lead, f"batch of {kind}.{name}", *shape)
             start = s.optional(f"state.{kind}.{name}", dtype, initial, declared)
         self.begin[kind, name] = s.op("Expand", start, size)
         return self.begin[kind, name]
 
     def start_neuron(
-        self, s: Scope, name: str, k: Coefficients, shape: Shape, extent: Extent
+        self, s: Scope, name: str, k: Coefficients, shape: Shape, extent: Extent, like: str = ""
     ) -> tuple[str, ...]:
         """The states of a neuron node before the first step; their kinds."""
         kinds = ("v",) if k.alpha_syn is None else ("v", "i")
         for kind in kinds:
-            self.start(s, kind, name, shape, extent, value=k.v0 if kind == "v" else None)
+            self.start(s, kind, name, shape, extent, value=k.v0 if kind == "v" else None, like=like)
         return kinds
 
     def is_open(self, kind: str, name: str) -> bool:
@@ -71,4 +80,4 @@ class Memory:
         if self.open_ended:
             s.op("Identity", value, name=f"next.{kind}.{name}")
             self.names.append(f"{kind}.{name}")
-            s.declare(f"next.{kind}.{name}", dtype or s.real, (), "output")
+            s.declare(f"next.{kind}.{name}", dtype or s.real, self._shapes[kind, name], "output")

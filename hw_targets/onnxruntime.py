@@ -122,10 +122,7 @@ class OnnxModel(StreamingModel):
     target = "onnxruntime"
 
     def __init__(self, program: Program, arithmetic: Any, runtime: Runtime) -> None:
-        import onnxruntime
-
-        self.program, self.arithmetic = program, arithmetic
-        self.version = f"{onnxruntime.__version__} {runtime.provider}"
+        self.program, self.arithmetic, self.version = program, arithmetic, runtime.version
         self._sessions = _Sessions(program, arithmetic, runtime)
 
     def close(self) -> None:
@@ -146,10 +143,7 @@ class IntegerOnnxModel(DeployedModel):
     target, arithmetic = "onnxruntime", "integer"
 
     def __init__(self, program: Program, arithmetic: Any, runtime: Runtime) -> None:
-        import onnxruntime
-
-        self.program = program
-        self.version = f"{onnxruntime.__version__} {runtime.provider}"
+        self.program, self.version = program, runtime.version
         self._sessions = _Sessions(program, arithmetic, runtime)
 
     def close(self) -> None:

@@ -54,6 +54,13 @@ class Runtime:
             "Use one of these, or install the build with it, e.g. onnxruntime-gpu for cuda.",
         )
 
+    @property
+    def version(self) -> str:
+        """Of ONNX Runtime, and the provider; it must be installed."""
+        import onnxruntime
+
+        return f"{onnxruntime.__version__} {self.provider}"
+
     def session(self, model: bytes) -> onnxruntime.InferenceSession:
         """A session with full graph optimisation and threads that do not spin while they wait.
 

@@ -74,6 +74,7 @@ def export(
     arithmetic: Literal["float32", "float64", "float16", "bfloat16", "integer"] = "float32",
     votes: int | None = None,
     counts: bool = False,
+    stateful: bool = False,
     feed: Flat[Feed] = Feed(most=64),
     reading: Flat[Reading] = Reading(),
     json: bool = False,
@@ -93,6 +94,7 @@ def export(
         arithmetic: of an ONNX model; integer is the Loihi form.
         votes: runs for each image whose majority an ONNX model takes.
         counts: let an ONNX model give spike counts.
+        stateful: let an ONNX model of frames take and give the states, so that a stream can be cut.
         json: print what calibration, or the proof of an ONNX model, found as JSON.
     """
     from rsc.commands import on_grid, quantised, write_for_netx
@@ -109,7 +111,7 @@ def export(
     if to == "onnx":
         from rsc.commands_onnx import onnx_form, proof_line, write_for_onnx
 
-        form = onnx_form(loaded, noise, arithmetic, votes, counts)
+        form = onnx_form(loaded, noise, arithmetic, votes, counts, stateful)
         proof = write_for_onnx(loaded, form, path, program, feed)
         emit(proof) if json else show(proof_line(proof), f"{path}: program {loaded.digest[:12]}")
         return
@@ -126,7 +128,9 @@ def export(
 
 
 def run(
-    program: Program,
+    program: Annotated[
+        Positional[Path], arg(metavar="PROGRAM", help="bundle folder, .nir file or exported .onnx model")
+    ],
     on: str = "reference",
     feed: Flat[Feed] = Feed(),
     reading: Flat[Reading] = Reading(),
@@ -134,14 +138,20 @@ def run(
     out: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Run a program on a target.
+    """Run a program, or an exported .onnx model as it stands, on a target.
 
     Args:
         on: target spec, see `rsc targets`.
         probe: neuron whose spikes and states are kept in --out; one or several.
-        out: .npz to write: output, counts, spikes/NODE, v/NODE.
+        out: .npz to write: output, counts, spikes/NODE, v/NODE; of an .onnx model all that it gives.
         json: print the result as JSON.
     """
+    if program.suffix == ".onnx":
+        from rsc.commands_onnx import run_file
+
+        row = run_file(program, on, feed, probe, out)
+        emit(row) if json else show(run_line(row))
+        return
     from rsc.commands import announce, run_program, save_result
 
     loaded = reading.program(program)

@@ -55,6 +55,14 @@ def convolutional(spec: EncoderSpec | None, classes: int = 4) -> Program:
     return Program(graph, Semantics(DT), spec, (0.0, 1.0), tuple("abcd")[:classes])
 
 
+def test_a_model_with_states_passes_the_full_check_and_states_the_shapes_of_what_it_gives() -> None:
+    model = to_onnx(convolutional(None), OnnxForm(stateful=True))
+    onnx.checker.check_model(model, full_check=True)
+    given = {v.name: v.type.tensor_type.shape.dim for v in model.graph.output}
+    assert [d.dim_param or d.dim_value for d in given["next.v.lif"]] == ["B", 4, 6, 6]
+    assert [d.dim_param or d.dim_value for d in given["next.v.out"]] == ["B", 4]
+
+
 def session(model: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
@@ -255,6 +263,38 @@ def test_a_file_is_little_larger_than_its_weights() -> None:
     for arithmetic, width in bytes_of.items():
         size = to_onnx(program, OnnxForm(arithmetic)).ByteSize()  # type: ignore[arg-type]
         assert size < 1.1 * width * (784 * 256 + 256 * 10), arithmetic
+
+
+def digits_network() -> Program:
+    """Convolutions with 16 and 32 channels and a matrix: 6088 parameters with biases."""
+
+    def conv(n: int, m: int, size: int) -> nir.Conv2d:
+        weight, bias = RNG.normal(size=(m, n, 3, 3)), RNG.normal(size=m)
+        return nir.Conv2d((size, size), weight.astype(np.float32), 1, 1, 1, 1, bias.astype(np.float32))
+
+    two: Any = np.array([2, 2])
+    nodes = {
+        "input": nir.Input({"input": np.array([1, 8, 8])}),
+        "conv1": conv(1, 16, 8),
+        "lif1": neuron(nir.LIF, 16, 8, 8),
+        "pool1": nir.AvgPool2d(two, two, 0 * two),
+        "conv2": conv(16, 32, 4),
+        "lif2": neuron(nir.LIF, 32, 4, 4),
+        "pool2": nir.AvgPool2d(two, two, 0 * two),
+        "flat": nir.Flatten({"input": np.array([32, 2, 2])}, 0, -1),
+        "last": nir.Affine(RNG.normal(size=(10, 128)).astype(np.float32), RNG.normal(size=10)),
+        "output": nir.Output({"output": np.array([10])}),
+    }
+    graph = nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), type_check=False)
+    names = tuple("0123456789")
+    return Program(graph, Semantics(DT), EncoderSpec("rsc2", 8, sigma=0.35), (0.0, 1.0), names)
+
+
+def test_even_a_file_of_24_kilobytes_is_little_larger_than_its_weights() -> None:
+    parameters = 16 * 9 + 16 + 32 * 16 * 9 + 32 + 1280 + 10
+    for feed in ("frames", "noise"):
+        size = to_onnx(digits_network(), OnnxForm(feed=feed)).ByteSize()  # type: ignore[arg-type]
+        assert size < 1.1 * 4 * parameters, feed
 
 
 def test_forms_that_make_no_sense_are_refused() -> None:

@@ -88,6 +88,15 @@ def vast_input(model: ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 50
 
 
+def vast_padding(model: ModelProto) -> None:
+    ends = helper.make_tensor("vast", TensorProto.INT64, [8], [0, 0, 0, 0, 0, 0, 1 << 30, 1 << 30])
+    model.graph.initializer.append(ends)
+    place, node = next((i, n) for i, n in enumerate(model.graph.node) if n.op_type == "Conv")
+    padding = helper.make_node("Pad", [node.input[0], "vast"], ["padded"])
+    node.input[0] = "padded"
+    model.graph.node.insert(place, padding)
+
+
 def endless(model: ModelProto) -> None:
     steps = next(tensor for tensor in model.graph.initializer if tensor.name == "steps")
     steps.raw_data = np.array([1 << 40], "<i8").tobytes()
@@ -113,6 +122,7 @@ REFUSED: dict[str, tuple[Callable[[ModelProto], None], str]] = {
     "a negative shape": (negative_tensor, "shape"),
     "an expansion beyond memory": (vast_expansion, "shape"),
     "an input beyond memory": (vast_input, "shape"),
+    "a padding beyond memory": (vast_padding, "shape"),
     "steps without end": (endless, "steps"),
     "graphs in graphs": (nested, "nested"),
 }

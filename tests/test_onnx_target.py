@@ -18,10 +18,11 @@ from rule_networks import DT, chain, lif, neuron
 from test_onnx_export import IMAGES, SPECS, convolutional
 
 from rsc.cli import main
+from rsc.data import load
 from rsc.errors import GateFailed, TargetFault, UnsupportedNode, UsageError
 from rsc.export.onnx import OnnxForm, to_onnx
 from rsc.hw_targets import deploy, get_target
-from rsc.hw_targets.onnxruntime_proof import compared, write_proven
+from rsc.hw_targets.onnxruntime_proof import ALLOWED, NodeRow, Proof, compared, write_proven
 from rsc.hw_targets.onnxruntime_session import Runtime
 from rsc.pipeline import Packed, to_bundle
 from rsc.program import Program, Semantics
@@ -116,6 +117,25 @@ def test_a_model_that_holds_is_written_as_it_was_proven(tmp_path: Path) -> None:
     assert proof.rows[0].neurons_steps == 5 * 3 * 3 * 4 * 36  # steps, runs, images, neurons
 
 
+@pytest.mark.parametrize(
+    ("arithmetic", "spikes", "differ", "holds"),
+    [
+        ("bfloat16", 500, 500, False),  # silent where it should fire in 0.5 % of all places
+        ("bfloat16", 500, 40, True),
+        ("float32", 500, 4, True),
+        ("float32", 500, 5, False),
+        ("float32", 0, 4, True),
+        ("float32", 0, 90, False),
+        ("integer", 50_000, 1, False),
+    ],
+)
+def test_differences_are_judged_by_how_many_spikes_there_are(
+    arithmetic: str, spikes: int, differ: int, holds: bool
+) -> None:
+    row = NodeRow("a", 100_000, spikes, differ, 0)
+    assert Proof("reference", arithmetic, ALLOWED[arithmetic][0], (row,), 0.0).holds == holds
+
+
 def test_a_wrong_readout_of_a_network_without_spikes_is_found() -> None:
     graph = chain(neuron(nir.LI, 1))
     program, form = Program(graph, Semantics(DT)), OnnxForm()
@@ -137,6 +157,75 @@ def test_a_model_of_another_program_is_not_proven(tmp_path: Path) -> None:
         write_proven(one, to_onnx(other, form), form, tmp_path / "m.onnx", np.ones((3, 1, 1), np.float32))
 
 
+def ran(*words: object) -> int:
+    """Exit code of a command line."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("feed", ["frames", "noise"])
+def test_a_file_alone_gives_the_logits_of_its_program_on_the_same_keyed_noise(
+    program: Program, digits: Any, tmp_path: Path, feed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(to_onnx(program, OnnxForm(feed=feed, counts=True)), tmp_path / "m.onnx")
+    n = 70  # more than one part of a batch
+    words = "--data", "digits", "--n", n, "--seed", 3, "--out", tmp_path / "m.npz", "--json"
+    assert ran("run", tmp_path / "m.onnx", *words) == 0
+    row = json.loads(capsys.readouterr().out)
+    test = load("digits", "test").head(n)
+    expected = deploy(program, "onnxruntime").run(np.asarray(test.images), Keys(3, test.ids))
+    with np.load(tmp_path / "m.npz") as found:
+        np.testing.assert_allclose(found["logits"], expected.logits, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(found["counts.input"], expected.spikes.counts["input"])
+        assert str(found["program_digest"]) == program.digest
+    assert (row["n"], row["arithmetic"], row["seed"]) == (n, "float32", 3)
+    hits = (expected.predictions == test.targets).sum()
+    assert row["accuracy"]["value"] == pytest.approx(hits / n)
+
+
+def test_a_file_that_votes_gives_the_accuracy_of_its_vote(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(to_onnx(program, OnnxForm(feed="noise", votes=5)), tmp_path / "m.onnx")
+    words = "--data", "digits", "--n", 20, "--out", tmp_path / "m.npz", "--json"
+    assert ran("run", tmp_path / "m.onnx", "--on", "onnxruntime:threads1", *words) == 0
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
+    test = load("digits", "test").head(20)
+    each = [
+        deploy(program, "onnxruntime").run(np.asarray(test.images), Keys(0, test.ids, k)).predictions
+        for k in range(5)
+    ]
+    votes = np.stack([(np.stack(each) == k).sum(0) for k in range(10)], 1)
+    assert (accuracy["kind"], accuracy["draws"]) == ("vote", 5)
+    assert accuracy["value"] == pytest.approx((votes.argmax(1) == test.targets).mean())
+    with np.load(tmp_path / "m.npz") as found:
+        np.testing.assert_array_equal(found["votes"], votes)
+
+
+def test_files_that_cannot_be_run_are_refused_with_the_reason(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, model = tmp_path / "m.onnx", to_onnx(program, OnnxForm())
+    path.write_bytes(model.SerializeToString())
+    assert ran("run", path, "--data", "digits", "--on", "torch") == 2
+    assert "runs in ONNX Runtime" in capsys.readouterr().err
+    assert ran("run", path, "--data", "digits", "--on", "onnxruntime:float64") == 2
+    assert "arithmetic is float32" in capsys.readouterr().err
+    np.save(tmp_path / "frames.npy", np.zeros((3, 2, 1, 9, 9), np.float32))
+    assert ran("run", path, "--input", tmp_path / "frames.npy") == 4
+    assert "[3, 2, 1, 9, 9]" in capsys.readouterr().err
+    model.graph.node[0].domain = "com.evil"
+    path.write_bytes(model.SerializeToString())
+    assert ran("run", path, "--data", "digits") == 4
+    assert "com.evil" in capsys.readouterr().err
+    del model.metadata_props[:]
+    model.graph.node[0].domain = ""
+    path.write_bytes(model.SerializeToString())
+    assert ran("run", path, "--data", "digits") == 4
+    assert "does not say what it is fed" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def bundle(packed: Packed, small_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return to_bundle(packed, small_config, "small").save(tmp_path_factory.mktemp("onnx") / "small")
@@ -147,9 +236,7 @@ def test_ten_lines_of_numpy_and_onnxruntime_classify_digits(
 ) -> None:
     path = tmp_path / "digits.onnx"
     words = ["export", bundle, "--to", "onnx", "--noise", "graph", "--votes", 15, "--out", path]
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert ended.value.code == 0
+    assert ran(*words) == 0
     assert "proven against reference" in capsys.readouterr().out
     test = packed.test.head(200)
     np.savez(tmp_path / "digits.npz", images=np.asarray(test.images), targets=np.asarray(test.targets))
@@ -173,10 +260,8 @@ def test_ten_lines_of_numpy_and_onnxruntime_classify_digits(
 def test_the_command_line_says_what_it_proved_as_json(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["export", bundle, "--to", "onnx", "--arithmetic", "bfloat16", "--counts", "--json"]
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in (*words, "--out", tmp_path / "m.onnx")])
-    assert ended.value.code == 0
+    words = "export", bundle, "--to", "onnx", "--arithmetic", "bfloat16", "--counts", "--json"
+    assert ran(*words, "--out", tmp_path / "m.onnx") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["judge"], found["arithmetic"]) == ("reference", "bfloat16")
     assert all(row["spikes"] > 0 for row in found["rows"])

@@ -28,7 +28,7 @@ from rsc.cli import main
 from rsc.coding import keyed_noise
 from rsc.data import Dataset
 from rsc.errors import InputRefused, TargetUnavailable
-from rsc.export.onnx import OnnxForm
+from rsc.export.onnx import OnnxForm, to_onnx
 from rsc.pipeline import Packed, to_bundle
 from rsc.program import Program, Semantics
 from rsc.results import Keys
@@ -237,6 +237,22 @@ def test_every_control_has_a_name(page: Browser) -> None:
     assert [n for n in named if not n["name"]["value"]] == []
 
 
+def test_on_a_phone_nothing_is_cut_off_and_the_answer_is_beside_the_drawing(page: Browser) -> None:
+    page.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+    try:
+        page.touch(inside(page, ONE))
+        settled(page, 4, 9)
+        room = "[document.documentElement, document.querySelector('.scroll')]"
+        widths = page.evaluate(f"{room}.map(e => [e.scrollWidth, e.clientWidth])")
+        assert [wide for wide, shown in widths if wide > shown] == []
+        assert page.evaluate("document.getElementById('prediction').getBoundingClientRect().bottom") < 844
+        cells = "[...document.querySelectorAll('#layers tr:last-child td')]"
+        columns = page.evaluate(f"{cells}.map(e => e.innerText)")
+        assert all(columns[:5])
+    finally:
+        page.call("Emulation.clearDeviceMetricsOverride")
+
+
 def test_a_drawing_becomes_the_same_image_wherever_and_however_large_it_is(page: Browser) -> None:
     def pixels(points: list[tuple[float, float]], scale: float, shift: float, slant: float = 0) -> np.ndarray:
         moved = [[scale * (x + slant * y) + shift, scale * y + shift / 2] for x, y in points]
@@ -312,14 +328,11 @@ def test_the_page_refuses_other_hosts_and_the_watch_on_it_sees_errors(
         browser.call("Page.navigate", url="about:blank")
 
 
-def test_inputs_without_a_default_change_nothing_else(
-    program: Program, digits: Dataset, tmp_path: Path
-) -> None:
+def test_inputs_without_a_default_change_nothing_else(program: Program, digits: Dataset) -> None:
     form = OnnxForm(feed="graph", votes=5, counts=True)
-    build.write_model(program, form, tmp_path / "model.onnx")
-    model = onnx.load(tmp_path / "model.onnx")
+    model = build.without_defaults(to_onnx(program, form))
     onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     assert {value.name for value in session.get_inputs()} == {"image", "sigma", "steps", "runs"}
     assert not session.get_overridable_initializers()
     fed = {

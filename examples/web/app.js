@@ -61,7 +61,7 @@ async function look() {
 function showVote({ votes, prediction }, { runs, steps }, wall) {
   $("prediction").textContent = network.facts.labels[prediction];
   $("status").textContent =
-    `${votes[prediction]} of ${runs} runs say ${network.facts.labels[prediction]} (T = ${steps}, ${wall.toFixed(0)} ms)`;
+    `${votes[prediction]} of ${runs} runs say ${network.facts.labels[prediction]} (T = ${steps}, ${wall.toFixed(0)}\u00a0ms)`;
   votes.forEach((count, k) => showBar($("votes").children[k], count, runs, k === prediction));
 }
 
@@ -182,13 +182,15 @@ function makeLayers(facts) {
   const rows = [...inputs.map((node) => ({ node, kind: "noisy pixels" })), ...populations];
   const spiking = new Set(edges.map((edge) => edge.source));
   $("layers").replaceChildren(...rows.map(({ node, kind, neurons }) => {
-    const row = element("tr");
+    const row = element("tr", { role: "row" });
     Object.assign(row.dataset, { node, neurons: neurons ?? 0, spiking: spiking.has(node) });
     const into = [...edges.filter((e) => e.source === node), ...graded.filter((e) => e.sources.includes(node))];
-    const name = element("th", { scope: "row", textContent: node });
+    const name = element("th", { role: "rowheader", scope: "row", textContent: node });
     name.append(element("small", { textContent: kind }));
+    const columns = [...document.querySelectorAll("thead th")].slice(1).map((head) => head.textContent);
     const cells = [neurons ? number(neurons) : "", "–", "–", into.map((e) => e.target).join(", "), "–", ""];
-    row.append(name, ...cells.map((text) => element("td", { textContent: text })));
+    row.append(name, ...cells.map((text) => element("td", { role: "cell", textContent: text })));
+    columns.forEach((column, i) => { row.children[i + 1].dataset.column = column; });
     if (spiking.has(node) && neurons) row.lastChild.append(mapOf(facts, node));
     return row;
   }));

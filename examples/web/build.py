@@ -23,7 +23,6 @@ from typing import Any
 
 import nir
 import numpy as np
-import onnx
 from onnx import ModelProto
 
 from rsc import data, pipeline
@@ -32,6 +31,7 @@ from rsc.energy import FanOut, count, fan_outs
 from rsc.energy.edges import SPIKING, open_net
 from rsc.errors import InputRefused, TargetUnavailable
 from rsc.export.onnx import OnnxForm, to_onnx
+from rsc.export.onnx_reader import read_onnx
 from rsc.files import write_atomic
 from rsc.hw_targets.onnxruntime_proof import write_proven
 from rsc.program import Program
@@ -69,7 +69,7 @@ def write_model(program: Program, form: OnnxForm, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         proven = Path(folder) / path.name
         write_proven(program, to_onnx(program, form), form, proven, images)
-        model = without_defaults(onnx.load(proven))
+        model = without_defaults(read_onnx(proven))
     write_atomic(path, model.SerializeToString())
 
 
