@@ -1,11 +1,12 @@
 """Throughput of attacks: EOT-PGD against foolbox and a plain torch loop, the integer twin against Lava.
 
 python benchmarks/attacks.py [--rounds 5] [--images 64] [--eot 8] [--steps 10] [--lava-samples 2]
+    [--dataset fashion-mnist --data-root DIR]
 
-All attack the same network with the same T, EOT draws and steps: digits, two spiking layers 256 wide,
-RSC-II. The plain loop is the usual autograd LIF, one noise draw after the other; foolbox (extra attack-peers)
-wraps that network and averages logits with all graphs alive. Rounds are interleaved, ratios are medians
-within a round. Accuracies after each attack are printed beside the times: a quicker attack must not be a
+All attack the same network with the same T, EOT draws and steps: digits (or another set), two spiking layers
+256 wide, RSC-II. The plain loop is the usual autograd LIF, one noise draw after the other; foolbox (extra
+attack-peers) wraps that network and averages logits with all graphs alive. Rounds are interleaved, ratios are
+medians within a round. Accuracies after each attack are printed beside the times: a quicker attack must not be a
 weaker one. The integer twin's scoring is compared with Lava's runtime where it is installed.
 """
 
@@ -17,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,9 +72,9 @@ class PlainLif(nn.Module):
         return torch.stack(out)
 
 
-def network(lif: Callable[[], nn.Module], width: int) -> SpikingSequential:
+def network(lif: Callable[[], nn.Module], pixels: int, width: int) -> SpikingSequential:
     torch.manual_seed(0)
-    layers = nn.Linear(64, width), lif(), nn.Linear(width, width), lif(), nn.Linear(width, 10)
+    layers = nn.Linear(pixels, width), lif(), nn.Linear(width, width), lif(), nn.Linear(width, 10)
     return SpikingSequential(*layers)
 
 
@@ -83,7 +85,7 @@ def train(module: nn.Sequential, x: Tensor, y: Tensor) -> None:
     for _ in range(8):
         for rows in torch.randperm(len(x)).split(64):
             loss = nn.functional.cross_entropy(
-                logits(model, x[rows], torch.randn(STEPS, len(rows), 64)), y[rows]
+                logits(model, x[rows], torch.randn(STEPS, *x[rows].shape)), y[rows]
             )
             optimiser.zero_grad()
             loss.backward()
@@ -136,18 +138,24 @@ class Options:
     width: int = 256
     threads: int = 1
     lava_samples: int = 2
+    dataset: str = "digits"
+    data_root: Path | None = None
+    train_images: int = 4000
 
 
 def attacks(options: Options) -> None:
     """EOT-PGD of three engines."""
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as the command does; all rows have it
-    train_set, test = (data.load("digits", part) for part in ("train", "test"))
-    plain = network(PlainLif, options.width)
-    as_rows = lambda d: (torch.tensor(d.images).flatten(1), torch.tensor(d.targets).long())  # noqa: E731
-    train(plain, *as_rows(train_set))
-    x, y = (part[: options.images] for part in as_rows(test))
-    fused = network(lambda: LIF(0.5, 1.0, inplace=True), options.width)
+    rows = [
+        (torch.tensor(d.images[:n]).flatten(1), torch.tensor(d.targets[:n]).long())
+        for part, n in (("train", options.train_images), ("test", options.images))
+        for d in [data.load(options.dataset, part, options.data_root)]  # type: ignore[arg-type]
+    ]
+    known, (x, y) = rows
+    plain = network(PlainLif, x.shape[1], options.width)
+    train(plain, *known)
+    fused = network(lambda: LIF(0.5, 1.0, inplace=True), x.shape[1], options.width)
     fused.load_state_dict(plain.state_dict(), strict=False)
     fused.eval().requires_grad_(False)
     model: ModuleModel = from_module(fused, EncoderSpec("rsc2", STEPS, SIGMA), (0.0, 1.0))
@@ -186,7 +194,7 @@ def attacks(options: Options) -> None:
 
 def scoring(module: nn.Sequential, x: Tensor, y: Tensor, options: Options) -> None:
     """Samples per second of the integer twin's scoring, and of Lava."""
-    program = to_program(module, (64,), EncoderSpec("rsc2", STEPS, SIGMA), bounds=(0.0, 1.0))
+    program = to_program(module, (x.shape[1],), EncoderSpec("rsc2", STEPS, SIGMA), bounds=(0.0, 1.0))
     twin = integer_twin(program)
     start = time.perf_counter()
     runs = score(twin, x, y, 16)
