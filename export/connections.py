@@ -9,6 +9,7 @@ import nir
 import numpy as np
 
 from rsc.discretise import delay_steps
+from rsc.export.kernels import joined_kernel, pair
 from rsc.export.routes import Route, written_out
 from rsc.graph import Topology
 from rsc.layered import Connection
@@ -56,7 +57,7 @@ def _merged(taps: dict[int, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 class _Short:
-    """A route of at most one weighted node, with pooling before it and factors and delays for all alike."""
+    """A route of one matrix, or of convolutions, with pooling before and factors and delays for all alike."""
 
     def __init__(self, route: Route, graph: Topology, shapes: dict[str, Shape], semantics: Semantics) -> None:
         self.source, self.shapes, self.nodes = shapes[route.source], shapes, graph.nodes
@@ -74,30 +75,24 @@ class _Short:
                 self.names.append(name)
 
     def convolution(self, shape: Shape, gain: np.ndarray) -> dict[str, Any] | None:
-        """Fields of a "conv" connection: [pooling,] Conv2d; without Conv2d one kernel of 1 per channel."""
+        """Fields of a "conv" connection: [pooling,] Conv2d that are one, or a kernel of 1 per channel."""
         kinds = [type(self.nodes[name]) for name in self.names]
         if not self.simple or len(self.source) != 3 or len(shape) != 3 or not _per_channel(gain):
             return None
         pooled = bool(kinds) and issubclass(kinds[0], POOLS)
         rest = self.names[pooled:]
-        if rest and kinds[pooled:] != [nir.Conv2d]:
+        if any(kind is not nir.Conv2d for kind in kinds[pooled:]):
             return None
         pool, factor = self._pool(self.names[0]) if pooled else (None, 1.0)
         if pooled and pool is None:
             return None
         fields: dict[str, Any] = {"kind": "conv", "pool": pool, "delay": np.array(self.delay, np.int32)}
         if rest:
-            node: Any = self.nodes[rest[0]]
-            view = window(node)
-            if any(before != after for before, after in view.padding):
+            kernel = joined_kernel(self.nodes[name] for name in rest)
+            if kernel is None:
                 return None
-            weight = np.asarray(node.weight, np.float64)
-            fields |= {
-                "stride": _pair(view.stride),
-                "padding": _pair([before for before, _ in view.padding]),
-                "dilation": _pair(view.dilation),
-                "groups": int(node.groups),
-            }
+            weight = kernel.weight
+            fields |= {k: getattr(kernel, k) for k in ("stride", "padding", "dilation", "groups")}
         else:
             weight, fields["groups"] = np.ones((shape[0], 1, 1, 1)), shape[0]
         weight = weight * (gain[:, 0, 0] * factor * self.factor).reshape(-1, 1, 1, 1)
@@ -132,13 +127,8 @@ class _Short:
         if any(any(pair) for pair in view.padding) or len(self.source) != 3:
             return None, 1.0
         factor = 1.0 / math.prod(view.kernel) if isinstance(node, nir.AvgPool2d) else 1.0
-        return (_pair(view.kernel), _pair(view.stride)), factor
+        return (pair(view.kernel), pair(view.stride)), factor
 
 
 def _per_channel(gain: np.ndarray) -> bool:
     return bool((gain == gain[:, :1, :1]).all())
-
-
-def _pair(value: object) -> tuple[int, int]:
-    array = np.broadcast_to(np.asarray(value, np.int64), (2,))
-    return int(array[0]), int(array[1])

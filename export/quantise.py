@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from rsc.coding import quiet_frames
 from rsc.encoder_spec import COINS
 from rsc.errors import UnsupportedNode
+from rsc.export.sums import Sums
 from rsc.layered import BIAS_MANT_MAX, STATE_MAX, VTH_MAX, Connection, Layer, LayeredProgram
 from rsc.program import EncoderSpec, Program
 from rsc.quantiser import Quantiser
@@ -68,11 +70,12 @@ def quantise(layered: LayeredProgram, program: Program) -> LayeredProgram:
     options = [InputRange.at(program.encoder, program.bounds, scale) for scale in grids]
     graded = [layer for layer in layered.layers if any(c.graded for c in layer.connections)]
     names = [source.name for source in layered.inputs]
-    chosen = options[0]
+    chosen, sums = options[0], dict[str, list[Sums]]()
     if len(options) > 1:
-        chosen = max(options, key=lambda option: _levels(graded, dict.fromkeys(names, option), steps, rules))
+        sums = {layer.name: _sums(layer) for layer in graded}
+        chosen = max(options, key=lambda o: _levels(graded, dict.fromkeys(names, o), steps, rules, sums))
     inputs = dict.fromkeys(names, chosen)
-    layers = [_layer(layer, inputs, steps, rules) for layer in layered.layers]
+    layers = [_layer(layer, inputs, steps, rules, sums.get(layer.name)) for layer in layered.layers]
     if rules.splits:
         layers = [_split(a, b) for a, b in zip(layered.layers, layers, strict=True)]
     return dataclasses.replace(
@@ -113,13 +116,19 @@ def _mixed(connection: Connection) -> bool:
     return bool(connection.weight.min(initial=0) < 0 < connection.weight.max(initial=0))
 
 
-def _levels(layers: list[Layer], inputs: Mapping[str, InputRange], steps: int, rules: Quantiser) -> float:
+def _levels(
+    layers: list[Layer],
+    inputs: Mapping[str, InputRange],
+    steps: int,
+    rules: Quantiser,
+    sums: Mapping[str, list[Sums]],
+) -> float:
     """How many values an input grid leaves to the inputs, or to the weights that hear them if fewer."""
     found = [entry.mean for entry in inputs.values()]
     for layer in layers:
         full = _full_scale(layer, inputs, rules, True)
         try:
-            share = min(1.0, _layer(layer, inputs, steps, rules).scale / full)
+            share = min(1.0, _layer(layer, inputs, steps, rules, sums[layer.name]).scale / full)
             found.append(rules.largest / min(2, rules.step) * share)
         except UnsupportedNode:
             found.append(0.0)
@@ -168,17 +177,50 @@ def _full_scale(
     return rules.largest / max(largest / 256, min(size for size in sizes if size))
 
 
-def _layer(layer: Layer, inputs: Mapping[str, InputRange], steps: int, rules: Quantiser) -> Layer:
+def _layer(
+    layer: Layer,
+    inputs: Mapping[str, InputRange],
+    steps: int,
+    rules: Quantiser,
+    sums: list[Sums] | None = None,
+) -> Layer:
     told = rules.scale_of(layer.name)
     if told is not None:
         return _told(layer, inputs, steps, *told, rules)
-    scale = _full_scale(layer, inputs, rules)
+    scale, sums = _full_scale(layer, inputs, rules), sums or _sums(layer)
     for _ in range(800):
-        made = _fits(layer, inputs, steps, scale, rules)
+        hopeless = _least_bound(layer, sums, inputs, steps, scale, rules) > SUM_MAX
+        made = None if hopeless else _fits(layer, inputs, steps, scale, rules)
         if made is not None:
             return made
         scale *= _SHRINK
     raise _no_fit(layer)
+
+
+def _sums(layer: Layer) -> list[Sums]:
+    return [Sums.of(c) for c in layer.connections]
+
+
+def _least_bound(
+    layer: Layer,
+    sums: list[Sums],
+    inputs: Mapping[str, InputRange],
+    steps: int,
+    scale: float,
+    rules: Quantiser,
+) -> float:
+    """What the bound that `_fits` computes from rounded weights cannot fall below."""
+    least = 0.0
+    for c, known in zip(layer.connections, sums, strict=True):
+        unit = unit_of(c, scale, inputs)
+        off = rules.step / 2 * 2.0 ** _exponent(unit * known.largest / rules.largest)
+        if c.graded:
+            entry = inputs[c.source]
+            least += known.payloads(unit, off, entry.mean + 0.5, TAIL * entry.std)
+        else:
+            least += known.spikes(unit, off)
+    least *= 4096 / (int(_steps_of(layer.du).min()) + 1)
+    return least / _kept_share(layer, steps) if layer.readout else least
 
 
 def _no_fit(layer: Layer) -> UnsupportedNode:
@@ -214,7 +256,7 @@ def _fits(
     """The layer at a scale, or None if a limit is broken: that of its sums only if no `keep` was told."""
     share = 1.0 if keep is None else keep
     connections = tuple(_rounded(c, unit_of(c, scale, inputs), rules, share) for c in layer.connections)
-    du = np.clip(np.rint(4096 * np.asarray(layer.du)) - 1, 0, 4095).astype(np.int32)
+    du = _steps_of(layer.du)
     dv = np.rint(4096 * np.asarray(layer.dv)).astype(np.int32)
     bound = sum(sum_bound(c, inputs) for c in connections) * 4096 / (int(du.min()) + 1)
     bias = 64 * scale * layer.bias_mant
@@ -225,7 +267,7 @@ def _fits(
     v_init = np.rint(64 * scale * np.asarray(layer.v_init))
     grown = bound + np.abs(bias).max(initial=0) / 64
     if layer.readout:
-        bound = grown / max(int(dv.min()) / 4096, 1 / steps) + np.abs(v_init).max() / 64
+        bound = grown / _kept_share(layer, steps) + np.abs(v_init).max() / 64
     lost = ((vth == 0) & (np.asarray(layer.vth) != 0)).any()
     if exponent is None or lost or vth.min() < 0 or vth.max() > VTH_MAX or (keep is None and bound > SUM_MAX):
         return None
@@ -246,13 +288,26 @@ def _fits(
 
 def _rounded(connection: Connection, unit: float, rules: Quantiser, keep: float) -> Connection:
     """A connection on the grid; a power of two is taken out of matrices and left in kernels."""
-    over = keep * unit * float(np.abs(connection.weight).max(initial=0.0)) / rules.largest
-    exponent = max(0, math.ceil(math.log2(over) - 1e-9)) if over > 1 else 0
+    exponent = _exponent(keep * unit * float(np.abs(connection.weight).max(initial=0.0)) / rules.largest)
     weight = rules.step * np.rint(unit / 2.0**exponent * connection.weight / rules.step)
     weight = np.clip(weight, rules.smallest, rules.largest).astype(np.int32)
     if connection.kind == "conv":
         return dataclasses.replace(connection, weight=weight << exponent)
     return dataclasses.replace(connection, weight=weight, weight_exp=exponent)
+
+
+def _exponent(over: float) -> int:
+    """The power of two that leaves a weight of `over` times the largest on the grid."""
+    return max(0, math.ceil(math.log2(over) - 1e-9)) if over > 1 else 0
+
+
+def _steps_of(du: Any) -> np.ndarray:
+    return np.clip(np.rint(4096 * np.asarray(du)) - 1, 0, 4095).astype(np.int32)
+
+
+def _kept_share(layer: Layer, steps: int) -> float:
+    """What an accumulator's largest input is divided by to give its largest value, at most 1."""
+    return max(int(np.rint(4096 * np.asarray(layer.dv)).min()) / 4096, 1 / steps)
 
 
 def _compact(values: np.ndarray) -> int | np.ndarray:

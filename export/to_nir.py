@@ -18,8 +18,9 @@ from rsc.program import EncoderSpec, Program, Semantics
 def to_program(
     network: nn.Module,
     input_shape: tuple[int, ...],
-    encoder: EncoderSpec,
+    encoder: EncoderSpec | None,
     *,
+    steps: int | None = None,
     dt: float = 1e-3,
     bounds: tuple[float, float] | None = None,
     labels: tuple[str, ...] = (),
@@ -35,13 +36,15 @@ def to_program(
             Layers: see `rsc.export.to_nir_layers.CARRIED`. An nn.Sequential of layers is taken as if each
             saw all frames.
         input_shape: (C, H, W) of one frame.
+        encoder: how an image becomes frames; None if only ready-made frames are fed.
+        steps: T of the frames that the network is followed on; that of the encoder by default, 1 without one.
         dt: time step in seconds; sets tau and has no influence on the spikes.
 
     Raises:
         UnsupportedNode: a layer or parameter that NIR cannot carry; says which, why, and what to do.
     """
     graph = GraphBuilder(tuple(input_shape), isinstance(network, nn.Sequential))
-    traced = trace(network, graph, encoder.steps, dt)
+    traced = trace(network, graph, steps or (1 if encoder is None else encoder.steps), dt)
     semantics = Semantics(
         dt=dt,
         reset=rule(traced.neurons, "reset", "value", "reset rules"),

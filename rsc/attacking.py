@@ -57,7 +57,7 @@ def attack_on(
         TargetUnavailable: a target cannot run here.
     """
     options, listener = options or AttackOptions(), listener or Silent()
-    data = material.images()
+    data = material.perturbable(program)
     model = twin(program, options.name)
     extra = _integers(program, options)
     others = [spec for spec in on if spec != "torch"]

@@ -44,7 +44,8 @@ def verify(
     from rsc.robustness.verify import VerifyPlan
     from rsc.robustness.verify import verify as run
 
-    loaded, data = Reading().program(program), images.material(program).images()
+    loaded = Reading().program(program)
+    data = images.material(program).perturbable(loaded)
     radii = tuple(part.strip() for part in eps.split(","))
     plan = VerifyPlan(radii, draws, select, alpha, images.seed, refine, on)
     with progress() as listener:

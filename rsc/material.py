@@ -56,9 +56,9 @@ class Material:
         return cls(frames=cut[""] if list(cut) == [""] else cut)
 
     @classmethod
-    def from_data(cls, name: str, root: Path | None, n: int | None = None) -> Material:
-        """The held-out split of a data set."""
-        return cls(data=load(name, "test", root).head(n))
+    def from_data(cls, name: str, root: Path | None, n: int | None = None, **options: int | None) -> Material:
+        """The held-out split of a data set; options as in `rsc.data.load`."""
+        return cls(data=load(name, "test", root, **options).head(n))
 
     @classmethod
     def choose(
@@ -76,7 +76,15 @@ class Material:
                     "--input and --data were both given.", "One of them feeds the run.", "Drop one."
                 )
             return cls.from_file(frames, n)
-        return cls.from_data(data or _trained_on(program), root, n)
+        trained_on, options = _trained_on(program) if data is None or program.is_dir() else ("", {})
+        name = data or trained_on
+        if not name:
+            raise InputRefused(
+                f"Nothing says what to feed '{program}'.",
+                "It names no data set.",
+                "Give --input frames.npy or --data.",
+            )
+        return cls.from_data(name, root, n, **(options if name == trained_on else {}))
 
     def images(self) -> Dataset:
         """The images.
@@ -88,13 +96,33 @@ class Material:
             raise UsageError("This needs labelled images.", "Only frames were given.", "Use --data.")
         return self.data
 
+    def perturbable(self, program: Program) -> Dataset:
+        """The images, for what moves their pixels before the program's encoder.
+
+        Raises:
+            UsageError: there are only frames, or the program encodes nothing.
+        """
+        data = self.images()
+        if data.frames or program.encoder is None:
+            raise UsageError(
+                f"'{data.name}' holds event frames." if data.frames else "This program has no encoder.",
+                "Attacks, certificates and proofs are about images that an encoder turns into frames.",
+                "Use a program with an encoder and a set of images; run, parity and energy take frames.",
+            )
+        return data
+
+    def ready_made(self) -> np.ndarray | dict[str, np.ndarray] | None:
+        """Frames [T, B, ...], given or of a set of events; None for images."""
+        if self.frames is not None or self.data is None or not self.data.frames:
+            return self.frames
+        return np.moveaxis(np.asarray(self.data.images), 1, 0)
+
     def run(self, model: DeployedModel, seed: int, probe: Probe | None = None) -> RunResult:
         """Run a deployed model on it."""
-        if self.frames is not None:
-            return model.run_frames(self.frames, probe)
+        frames = self.ready_made()
+        if frames is not None:
+            return model.run_frames(frames, probe)
         data = self.images()
-        if data.frames:
-            return model.run_frames(np.moveaxis(np.asarray(data.images), 1, 0), probe)
         if model.program.encoder is None:
             raise InputRefused(
                 "This program has no encoder.",
@@ -104,18 +132,14 @@ class Material:
         return model.run(np.asarray(data.images), Keys(seed, data.ids), probe)
 
 
-def _trained_on(path: Path) -> str:
-    """Name of the data set in a bundle's training configuration."""
-    name = None
-    if path.is_dir() or not path.exists():
-        name = Bundle.load(path).config.get("dataset")
-    if name is None:
-        raise InputRefused(
-            f"Nothing says what to feed '{path}'.",
-            "It names no data set.",
-            "Give --input frames.npy or --data.",
-        )
-    return str(name)
+def _trained_on(path: Path) -> tuple[str, dict[str, int | None]]:
+    """The data set in a bundle's training configuration ("" for none) and the options it was loaded with."""
+    if path.exists() and not path.is_dir():
+        return "", {}
+    config = Bundle.load(path).config
+    encoder = config.get("encoder") or {}
+    steps = encoder.get("steps") if encoder.get("kind") == "frames" else None
+    return str(config.get("dataset") or ""), {"size": config.get("size"), "steps": steps}
 
 
 def open_program(path: Path, reading: Reading) -> Program:

@@ -14,22 +14,42 @@ import torch
 
 from rsc import __version__
 from rsc.bundle import Bundle
-from rsc.data import Dataset, load
-from rsc.errors import UnsupportedNode
-from rsc.export.to_nir import to_program
+from rsc.data import DATASETS, Dataset, LazyImages, load
+from rsc.errors import UnsupportedNode, UsageError
 from rsc.files import atomic_folder, make_parents
 from rsc.program import EncoderSpec, Program
+from rsc.results import Keys
 from rsc.robustness.attacks import Fgsm, Pgd
 from rsc.robustness.ball import parse_eps
 from rsc.robustness.eot import Eot
-from rsc.robustness.evaluate import measure, score
-from rsc.robustness.model import ModuleModel, from_module, stream_generator
+from rsc.robustness.evaluate import measure
+from rsc.robustness.model import from_module, stream_generator
 from rsc.robustness.results import Scores
 from rsc.training import EpochStats, RunFolder, TrainConfig, Trained, fit
+from rsc.training.deployed import program_of
 from rsc.training.qat import FineTuned, LayerRow, fine_tune
 from rsc.training.run_folder import copy_run
 
 CARD_DRAWS = 8
+_AT_ONCE = 1024  # samples decoded together
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FramesModel:
+    """A network that is fed samples of ready-made frames, as something that predicts.
+
+    Fields:
+        module: frames [T, B, ...] -> outputs [T, B, K], in eval mode.
+    """
+
+    module: Callable[[torch.Tensor], torch.Tensor]
+    name: str = "model"
+
+    def __call__(self, x: np.ndarray, keys: Keys) -> np.ndarray:
+        """Classes int64 [B] of samples [B, T, ...]; there is no noise that keys could choose."""
+        frames = torch.from_numpy(np.ascontiguousarray(x, np.float32)).transpose(0, 1)
+        with torch.no_grad():
+            return self.module(frames).mean(0).argmax(1).numpy()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +58,7 @@ class Packed:
 
     Fields:
         trained: network, encoder and log.
+        model: what predicts; a FramesModel where frames are fed.
         program: what is deployed; None for an ANN, which NIR targets here do not run.
         clean: accuracies on the held-out split.
         test: that split.
@@ -48,7 +69,7 @@ class Packed:
     program: Program | None
     clean: Scores
     test: Dataset
-    model: ModuleModel
+    model: Any  # ModuleModel | FramesModel; a union would ask every user of images for a cast
     integers: tuple[LayerRow, ...] = ()
 
 
@@ -79,7 +100,11 @@ def load_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
         RscError: the data set is not there.
     """
     root = Path(config.data_root) if config.data_root else None
-    return load(config.dataset, "train", root), load(config.dataset, "test", root)
+    entry = DATASETS.get(config.dataset)
+    timed = config.encoder.frames and entry is not None and "steps" in entry.options
+    steps = config.encoder.steps if timed else None
+    train, test = (load(config.dataset, s, root, size=config.size, steps=steps) for s in ("train", "test"))
+    return train, test
 
 
 def train_network(
@@ -100,26 +125,46 @@ def pack(
     splits: tuple[Dataset, Dataset],
     steps: int | None = None,
 ) -> Packed:
-    """Lower to a program and measure clean accuracy; arguments as in `train`."""
+    """Lower to a program and measure clean accuracy; arguments as in `train`.
+
+    Raises:
+        UsageError: other steps were asked for than those of ready-made frames.
+    """
     data, test = splits
     tuned = fine_tuned(trained, config, data) if config.qat.target else None
     trained = trained if tuned is None else tuned.trained
-    encoder = msgspec.structs.replace(trained.encoder, steps=steps or trained.encoder.steps)
-    trained = dataclasses.replace(trained, encoder=encoder)
+    trained = _with_steps(trained, steps)
+    encoder = trained.encoder
     program = tuned.program if tuned is not None else None
     if program is None and config.network.neuron != "relu":
-        program = to_program(
-            trained.network,
-            data.images.shape[1:],
-            encoder,
-            dt=config.dt,
-            bounds=data.bounds,
-            labels=data.labels,
-        )
-    model = from_module(trained.network, encoder, data.bounds, name=name)
-    draws = CARD_DRAWS if encoder.stochastic else 1
-    clean = score(model, test.images, test.targets, draws, samples=test.ids)
+        program = program_of(trained.network, encoder, data, config.dt)
+    model = FramesModel(trained.network, name)
+    if encoder is not None:
+        model = from_module(trained.network, encoder, data.bounds, name=name)
+    draws = CARD_DRAWS if encoder is not None and encoder.stochastic else 1
+    clean = clean_scores(model, test, draws)
     return Packed(trained, program, clean, test, model, tuned.rows if tuned is not None else ())
+
+
+def _with_steps(trained: Trained, steps: int | None) -> Trained:
+    if steps is None:
+        return trained
+    if trained.encoder is None:
+        raise UsageError(
+            f"{steps} time steps were asked for.", "Ready-made frames have their own T.", "Leave it out."
+        )
+    return dataclasses.replace(trained, encoder=msgspec.structs.replace(trained.encoder, steps=steps))
+
+
+def clean_scores(predict: Any, data: Dataset, draws: int) -> Scores:
+    """Accuracies on a split; what is decoded on demand is decoded in parts."""
+    step = _AT_ONCE if isinstance(data.images, LazyImages) else max(1, len(data))
+    parts = [
+        measure(predict, data.images[cut], data.targets[cut], draws, samples=data.ids[cut])
+        for cut in (slice(at, at + step) for at in range(0, len(data), step))
+    ]
+    classes, y = np.concatenate([p.classes for p in parts], 1), np.concatenate([p.y for p in parts])
+    return dataclasses.replace(parts[0], classes=classes, y=y).scores()
 
 
 def fine_tuned(

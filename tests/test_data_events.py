@@ -9,32 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from event_files import recording, write_atis, write_gesture
 
 from rsc.data import load
 from rsc.data.frames import Events, bin_events
 from rsc.errors import InputRefused, MalformedFile, UsageError
 
 needs_tonic = pytest.mark.skipif(importlib.util.find_spec("tonic") is None, reason="tonic is not installed")
-
-
-def recording(n: int, side: int, span: int, seed: int = 0) -> Events:
-    """Random events in order of time, as sensors write them."""
-    draw = np.random.Generator(np.random.PCG64(seed))
-    t = np.sort(draw.integers(0, span, n)) + 1000
-    return Events(draw.integers(0, side, n), draw.integers(0, side, n), draw.integers(0, 2, n), t)
-
-
-def write_atis(path: Path, events: Events) -> None:
-    """N-MNIST's 40 bits: x, y, polarity, 23 bits of time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    t = events.t
-    columns = (events.x, events.y, events.p << 7 | t >> 16, t >> 8 & 255, t & 255)
-    path.write_bytes(np.stack(columns, 1).astype(np.uint8).tobytes())
-
-
-def write_gesture(path: Path, events: Events) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, np.stack([events.x, events.y, events.p, events.t], 1))
 
 
 @pytest.mark.parametrize(

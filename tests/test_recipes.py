@@ -24,19 +24,23 @@ SHAPES = {
     "cifar100": ((3, 32, 32), 100),
     "tiny-imagenet": ((3, 64, 64), 200),
     "imagenet": ((3, 224, 224), 1000),
+    "n-mnist": ((2, 32, 32), 10),
+    "dvs-gesture": ((2, 32, 32), 11),
+    "cifar10-dvs": ((2, 64, 64), 10),
 }
 SMALL = [path for path in RECIPES if not path.stem.startswith(("tiny_imagenet", "imagenet"))]
 
 
 def synthetic(config: TrainConfig, n: int = 8) -> Dataset:
-    """Random images of the right shape."""
+    """Random images, or counts, of the right shape."""
     shape, classes = SHAPES[config.dataset]
-    rng = np.random.default_rng(0)
+    rng, frames = np.random.default_rng(0), config.encoder.frames
     images = rng.random((n, *shape), np.float32)
+    if frames:
+        images = rng.poisson(0.3, (n, config.encoder.steps, *shape)).astype(np.float32)
     labels = tuple(str(k) for k in range(classes))
-    return Dataset(
-        config.dataset, "train", images, rng.integers(0, classes, n), np.arange(n), (0.0, 1.0), labels
-    )
+    targets, bounds = rng.integers(0, classes, n), (0.0, 65535.0 if frames else 1.0)
+    return Dataset(config.dataset, "train", images, targets, np.arange(n), bounds, labels, frames)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -44,15 +48,26 @@ def test_every_recipe_builds_the_network_of_its_data_set(path: Path, tmp_path: P
     config = read_config(path)
     assert config.dataset in DATASETS
     shape, classes = SHAPES[config.dataset]
-    mean = (0.5,) * shape[0]
-    encoder = config.encoder.spec(mean, mean)
+    steps, mean = config.encoder.steps, (0.5,) * shape[0]
     with torch.device("meta"):
         network = build(config.network, shape, classes)
-        x = torch.zeros(2, *shape)
-    assert network(encode_torch(encoder, x, None)).shape == (encoder.steps, 2, classes)
+        frames = torch.zeros(steps, 2, *shape)
+        if not config.encoder.frames:
+            frames = encode_torch(config.encoder.spec(mean, mean), frames[0], None)
+    assert network(frames).shape == (steps, 2, classes)
     again = tmp_path / "resolved.toml"
     again.write_text(resolved(config), encoding="utf-8")
     assert read_config(again) == config
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_ask_for_samples_that_their_set_has(path: Path) -> None:
+    """Sizes and steps are options of the set; event sets are fed as they are, and no others."""
+    config, options = read_config(path), DATASETS[read_config(path).dataset].options
+    assert config.size is None or "size" in options
+    assert config.encoder.frames == ("steps" in options)
+    if config.size is not None:
+        assert SHAPES[config.dataset][0][1:] == (config.size, config.size)
 
 
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)

@@ -52,7 +52,7 @@ def test_a_resolved_config_is_the_config(path: Path, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(resolved(config))
     assert read_config(tmp_path / "r.toml") == config
     written = tomllib.loads(resolved(config))
-    assert set(TrainConfig.__struct_fields__) - set(written) <= {"data_root"}  # TOML has no null
+    assert set(TrainConfig.__struct_fields__) - set(written) <= {"data_root", "size"}  # TOML has no null
     assert set(written["schedule"]) == {"kind", "warmup", "final"}
 
 

@@ -41,6 +41,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """(C, H, W): of an image, or of one frame of a sample."""
+        return tuple(self.images.shape[2 if self.frames else 1 :])
+
     def head(self, n: int | None) -> Dataset:
         """The first n samples (all if None); nothing is decoded.
 

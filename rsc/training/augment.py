@@ -56,13 +56,16 @@ def choices(config: AugmentConfig, seed: int, epoch: int, ids: np.ndarray, shape
 def augment(
     config: AugmentConfig, images: np.ndarray, ids: np.ndarray, seed: int, epoch: int, blank: float
 ) -> np.ndarray:
-    """Images [B, C, H, W] as this epoch sees them.
+    """Images [B, C, H, W] as this epoch sees them; all frames of a sample [B, T, C, H, W] change alike.
 
     Args:
         blank: value of pixels from outside the image and of the cutout.
     """
     if not (config.crop or config.flip or config.cutout):
         return images
+    if images.ndim == 5:
+        together = images.reshape(len(images), -1, *images.shape[3:])
+        return augment(config, together, ids, seed, epoch, blank).reshape(images.shape)
     chosen = choices(config, seed, epoch, ids, images.shape[1:])
     height, width = images.shape[2:]
     rows, columns = np.arange(height)[None], np.arange(width)[None]

@@ -13,6 +13,7 @@ from rsc.errors import MalformedFile, UsageError
 from rsc.networks import NetworkSpec
 from rsc.program import EncoderKind, EncoderSpec, Stage
 from rsc.training.config_keys import suggestion
+from rsc.training.event_frames import FRAMES, require_plain, require_trainable
 from rsc.training.losses import CrossEntropy
 from rsc.training.losses.adversarial import pixels
 from rsc.training.objective import ObjectiveConfig
@@ -30,12 +31,14 @@ class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The encoder to train with; see EncoderSpec.
 
     Fields:
-        kind, steps, sigma, clip, order, step_sigma, shared, bits, grid: as in EncoderSpec.
+        kind: as in EncoderSpec; or "frames": there is none, the samples are event frames over `steps` steps
+            and enter the network as they are.
+        steps, sigma, clip, order, step_sigma, shared, bits, grid: as in EncoderSpec.
         normalise: subtract the mean and divide by the standard deviation of the training images, at its
             place in the order. Coins behind it ("signed") need a clip to [-1, 1] between.
     """
 
-    kind: EncoderKind = "rsc2"
+    kind: EncoderKind | Literal["frames"] = "rsc2"
     steps: int = 8
     sigma: float = 0.5
     clip: tuple[float, float] | None = None
@@ -46,11 +49,23 @@ class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bits: int = 32
     grid: int | None = None
 
+    @property
+    def frames(self) -> bool:
+        """Whether nothing is encoded: the samples are frames already."""
+        return self.kind == FRAMES
+
+    def check(self) -> None:
+        """Refuse fields that do not fit one another (UsageError)."""
+        if self.frames:
+            require_plain(self)
+        else:
+            self.spec()
+
     def spec(self, mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,)) -> EncoderSpec:
         """The EncoderSpec with the constants of a data set.
 
         Raises:
-            UsageError: the fields do not fit one another.
+            UsageError: the fields do not fit one another; or there is no encoder.
         """
         fields = {name: getattr(self, name) for name in self.__struct_fields__ if name != "normalise"}
         if not self.normalise:
@@ -219,6 +234,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Fields:
         dataset, data_root: see rsc.data.
+        size: pixels per side, for sets of image files and of events; None: what is usual for the set.
         epochs: passes over the training images.
         batch_size: images per optimiser step, over all ranks and accumulated passes.
         lr, weight_decay: the highest learning rate; decay as in AdamW or SGD.
@@ -261,6 +277,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     robustness: ProbeConfig = ProbeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     qat: QatConfig = QatConfig()
+    size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr", "timeout_s"):
@@ -283,7 +300,9 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "Each term of an objective has its own.",
                 "Set it in the terms.",
             )
-        self.encoder.spec()
+        self.encoder.check()
+        if self.encoder.frames:
+            require_trainable(self)
         if self.network.norm == "step" and self.network.steps != self.encoder.steps:
             raise UsageError(
                 f"network.steps is {self.network.steps}, encoder.steps is {self.encoder.steps}.",

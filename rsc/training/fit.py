@@ -6,13 +6,13 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from rsc.data import Dataset
 from rsc.networks import SpikingSequential, build
-from rsc.program import EncoderSpec
 from rsc.training.checkpoint import Checkpoints, Snapshot
 from rsc.training.config import TrainConfig
 from rsc.training.distributed import world
@@ -35,11 +35,12 @@ class Trained:
     """A trained network (in eval mode, on the CPU), the encoder it was trained with, and its log.
 
     Fields:
+        encoder: None if it was trained on ready-made frames.
         wall_s: seconds of all epochs, those before an interruption included.
     """
 
     network: SpikingSequential
-    encoder: EncoderSpec
+    encoder: Any  # EncoderSpec | None; a union would ask every user of images for a cast
     history: tuple[EpochStats, ...]
     wall_s: float
 
@@ -104,7 +105,7 @@ def _fresh(job: Job, start: SpikingSequential | None) -> tuple[TrainState, Spiki
     torch.manual_seed(config.seed)
     network = start
     if network is None:
-        network = build(config.network, job.train.images.shape[1:], len(job.train.labels))
+        network = build(config.network, job.train.frame_shape, len(job.train.labels))
     trained: nn.Module = network.to(device)
     if job.world.size > 1 and device.type == "cuda":  # batch statistics over all ranks; CUDA only
         trained = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network))

@@ -1,4 +1,4 @@
-"""What stays the same during a run: settings, images, who computes, where batches come from."""
+"""What stays the same during a run: settings, samples, who computes, where batches come from."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rsc.program import EncoderSpec
 from rsc.training.augment import augment
 from rsc.training.config import TrainConfig
 from rsc.training.distributed import World
+from rsc.training.event_frames import require_fit
 from rsc.training.order import batches, held_out, part, require_even
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Job:
     """A run's fixed part.
 
     Fields:
-        train, held: images to train on, and those held out (None without validation).
+        train, held: samples to train on, and those held out (None without validation).
+        encoder: None if the samples are frames.
         view: see `fit`.
         probe: measures robustness, on rank 0.
     """
@@ -43,7 +45,7 @@ class Job:
     config: TrainConfig
     train: Dataset
     held: Dataset | None
-    encoder: EncoderSpec
+    encoder: EncoderSpec | None
     world: World = dataclasses.field(default_factory=World)
     view: View | None = None
     probe: Probe | None = None
@@ -83,15 +85,16 @@ class Job:
             yield [(next(source), r.start, len(batch)) for r in own if r.stop > r.start]
 
     def images(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """Augmented images and labels on the device."""
-        blank = float(np.mean(self.encoder.mean)) if self.config.encoder.normalise else self.train.bounds[0]
-        change = self.config.augment
+        """Augmented images, or frames [B, T, ...], and labels on the device."""
+        blank, change = self.train.bounds[0], self.config.augment
+        if self.encoder is not None and self.config.encoder.normalise:
+            blank = float(np.mean(self.encoder.mean))
         return self._placed(
             augment(change, batch.images, batch.ids, self.config.seed, epoch, blank), batch.targets
         )
 
     def held_images(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Held-out images and labels on the device."""
+        """Held-out images, or frames [B, T, ...], and labels on the device."""
         if self.held is None:
             raise UsageError("No images are held out.", "validation.fraction is 0.", "Raise it.")
         return self._placed(self.held.images[positions], self.held.targets[positions])
@@ -122,12 +125,10 @@ def make_job(
     """Hold out the validation images and take the constants of the encoder from the rest.
 
     Raises:
-        UsageError: a batch that cannot be shared out; no images left; event frames, which need no encoder.
+        UsageError: a batch that cannot be shared out; no images left; images where frames were said, or the
+            other way round.
     """
-    if data.frames:
-        raise UsageError(
-            f"'{data.name}' holds event frames.", "Training encodes images.", "Choose a set of images."
-        )
+    require_fit(config, data)
     if not len(data):
         raise UsageError(f"'{data.name}' has no images.", "There is nothing to learn.", "Choose another.")
     require_even(config.batch_size, world.size, config.optimiser.accumulate)
@@ -139,7 +140,8 @@ def make_job(
         )
     chosen, rest = held_out(len(data), config.validation.fraction, config.seed)
     train, held = (subset(data, chosen), subset(data, rest)) if len(rest) else (data, None)
-    return Job(config, train, held, config.encoder.spec(*constants(train)), world, view, probe)
+    encoder = None if config.encoder.frames else config.encoder.spec(*constants(train))
+    return Job(config, train, held, encoder, world, view, probe)
 
 
 def subset(data: Dataset, positions: np.ndarray) -> Dataset:

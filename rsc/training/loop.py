@@ -154,7 +154,8 @@ def _evaluate(job: Job, state: TrainState, keeper: Keeper) -> tuple[Mapping[str,
                 job.world,
                 keeper.poll(job),
             )
-    if job.probe is not None and config.robustness.every and epoch % config.robustness.every == 0:
+    looks = config.robustness.every and epoch % config.robustness.every == 0
+    if job.probe is not None and job.encoder is not None and looks:
         if job.world.first:
             few = subset(job.held, torch.arange(len(job.held)).numpy()[: config.robustness.images])
             robust = dict(job.probe(forward, job.encoder, few, job.world.device))

@@ -90,13 +90,13 @@ class ObjectiveContext:
     Fields:
         data: the training split, for the teacher.
         network: of the student.
-        encoder: of the student, with the constants of the data.
+        encoder: of the student, with the constants of the data; None if the data are frames.
         device: where the student is trained.
     """
 
     data: Dataset
     network: NetworkSpec
-    encoder: EncoderSpec
+    encoder: EncoderSpec | None
     device: torch.device | str = "cpu"
 
 

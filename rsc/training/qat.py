@@ -29,7 +29,6 @@ from rsc.data import Dataset
 from rsc.errors import UsageError
 from rsc.export.loihi import lower, quantisation_table
 from rsc.export.quantise import InputRange, joined, quantise, unit_of
-from rsc.export.to_nir import to_program
 from rsc.hw_targets import deploy
 from rsc.layered import BIAS_MANT_MAX, LayeredProgram
 from rsc.networks import SpikingSequential
@@ -38,6 +37,7 @@ from rsc.program import Program
 from rsc.quantiser import Quantiser
 from rsc.results import Keys, Probe
 from rsc.training.config import TrainConfig
+from rsc.training.deployed import program_of
 from rsc.training.deployed_chain import WEIGHTED, deployed_layers, no_chain, problems, with_values
 from rsc.training.fit import EpochStats, Trained, fit
 
@@ -109,7 +109,7 @@ def fine_tune(
         data: the split it was trained on.
         bits: of the weights; mode: how scales are chosen, see `rsc.calibration.calibrate`.
         lr: largest learning rate; a fifth of the training's by default.
-        images: [B, C, H, W] that calibrate; the first 64 of `data` by default.
+        images: [B, C, H, W], or frames [B, T, C, H, W], that calibrate; the first 64 of `data` by default.
 
     Raises:
         UnsupportedNode: the network has no Loihi form, or is not a chain of weights, pooling and LIF neurons.
@@ -165,6 +165,8 @@ class StraightThrough(torch.autograd.Function):
 class _Payload(nn.Module):
     """Frames as the chip gets them: whole multiples of 1 / scale, clipped to +-maximum of these."""
 
+    rounds_input = True
+
     def __init__(self, scale: float = 1.0, maximum: int = 0) -> None:
         super().__init__()
         self.scale, self.maximum = scale, maximum
@@ -212,9 +214,10 @@ class Grid:
     def __init__(
         self, trained: Trained, config: TrainConfig, data: Dataset, images: np.ndarray, bits: int, mode: Mode
     ) -> None:
-        self.trained, self.bits, self.images = trained, bits, images
+        self.trained, self.bits = trained, bits
         self.mode: Mode = mode
-        self.keys = Keys(config.seed, np.arange(len(images)), stream="select")
+        self.keys = Keys(config.seed, np.arange(len(images)), stream="select") if trained.encoder else None
+        self.fed = images if trained.encoder else np.ascontiguousarray(np.moveaxis(images, 1, 0))
         self.dt, self.data = config.dt, data
         for problem in problems(trained.network):
             raise no_chain(problem)
@@ -229,9 +232,7 @@ class Grid:
         self.stale = False
 
     def _program(self, network: nn.Sequential) -> Program:
-        shape, encoder = self.data.images.shape[1:], self.trained.encoder
-        bounds, labels = self.data.bounds, self.data.labels
-        return to_program(network, shape, encoder, dt=self.dt, bounds=bounds, labels=labels)
+        return program_of(network, self.trained.encoder, self.data, self.dt)
 
     def _parts(self) -> list[_Part]:
         """The weighted layers beside those of the lowered form; gains are what ones become."""
@@ -313,7 +314,7 @@ class Grid:
         """Choose the scales from a network's parameters; its neurons and payloads follow."""
         own = [a if isinstance(a, LIF) else b for a, b in zip(self.plain, list(network)[1:], strict=True)]
         program = self._program(SpikingSequential(*own))
-        found = calibrate(program, self.images, self.keys, self.mode, self.bits)
+        found = calibrate(program, self.fed, self.keys, self.mode, self.bits)
         layered = lower(found.program, "integer")
         (source,) = layered.inputs
         self.inputs = {source.name: InputRange(source.scale, source.maximum, 0.0, source.maximum)}
@@ -357,7 +358,9 @@ class Grid:
         probe, rasters = Probe(spikes=frozenset(firing)), []
         for spec in ("torch:float64", "loihi"):
             with deploy(program, spec) as model:
-                rasters.append(model.run(self.images, self.keys, probe).spikes.rasters)
+                fed, keys = self.fed, self.keys
+                result = model.run_frames(fed, probe) if keys is None else model.run(fed, keys, probe)
+                rasters.append(result.spikes.rasters)
         return {name: float((rasters[0][name] != rasters[1][name]).mean()) for name in firing}
 
 

@@ -29,7 +29,7 @@ class Share(Step):
         """Frames [T, B, ...] of images (the part's own if None), or of several such parts in a row."""
         x = self.x if x is None else x
         rows = len(self.y)
-        if self.total == rows or len(x) % rows:
+        if self.encoder is None or self.total == rows or len(x) % rows:
             return super().frames(x)
         copies = len(x) // rows
         whole = draw_noise(self.encoder, x.new_empty((copies * self.total, *x.shape[1:])), self.generator)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rsc.coding import draw_noise, encode_torch
 from rsc.program import EncoderSpec
+from rsc.training.event_frames import frames_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,25 +19,30 @@ class Step:
 
     Fields:
         network: frames [T, B, ...] -> outputs [T, B, K].
-        encoder: how images become frames.
-        x: images [B, C, H, W] within `bounds`; y: int64 [B].
+        encoder: how images become frames; None: the samples are frames.
+        x: images [B, C, H, W] within `bounds`, or frames [B, T, C, H, W]; y: int64 [B].
         generator: everything random in this step.
         bounds: (lowest, highest) legal pixel.
         seen: parameters by name that take the place of the network's own (weights on a grid, say).
     """
 
     network: nn.Module
-    encoder: EncoderSpec
+    encoder: EncoderSpec | None
     x: Tensor
     y: Tensor
     generator: torch.Generator
     bounds: tuple[float, float] = (0.0, 1.0)
     seen: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of what the network sees at one step."""
+        return tuple(self.x.shape[2 if self.encoder is None else 1 :])
+
     def frames(self, x: Tensor | None = None) -> Tensor:
         """Frames [T, B, ...] of images (the batch's own if None) under fresh noise."""
         x = self.x if x is None else x
-        return encode_torch(self.encoder, x, draw_noise(self.encoder, x, self.generator))
+        return frames_of(self.encoder, x, self.generator)
 
     def outputs(self, x: Tensor | None = None) -> Tensor:
         """Outputs [T, B, K] of images under fresh noise."""

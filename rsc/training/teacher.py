@@ -111,7 +111,7 @@ def get_teacher(
     config: TeacherConfig,
     data: Dataset,
     network: NetworkSpec,
-    encoder: EncoderSpec,
+    encoder: EncoderSpec | None,
     device: torch.device | str = "cpu",
 ) -> Teacher:
     """Load, find or train the teacher of a student.
@@ -127,7 +127,7 @@ def get_teacher(
         RscError: its training diverged.
     """
     twin, accuracy = twin_of(network), None
-    if data.frames:
+    if data.frames or encoder is None:
         raise UsageError(
             f"'{data.name}' holds event frames.", "The teacher is an ANN of images.", "Drop its loss terms."
         )

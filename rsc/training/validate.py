@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from rsc.coding import draw_noise, encode_torch
 from rsc.program import EncoderSpec
 from rsc.training.distributed import World
+from rsc.training.event_frames import frames_of
 
 CHUNK = 256  # fixed: noise is keyed by chunk, so that ranks may share the work
 
@@ -22,7 +22,7 @@ Forward = Callable[[Tensor], Tensor]
 @torch.no_grad()
 def validate(
     forward: Forward,
-    encoder: EncoderSpec,
+    encoder: EncoderSpec | None,
     load: Callable[[np.ndarray], tuple[Tensor, Tensor]],
     positions: np.ndarray,
     draws: int,
@@ -34,20 +34,21 @@ def validate(
 
     Args:
         forward: frames [T, B, ...] -> outputs [T, B, K], in eval mode.
-        load: positions -> images [B, C, H, W] and labels [B], on the world's device.
-        draws: noise draws per image; a deterministic encoder takes one. The draws are the same at every
-            call with this seed, so that epochs differ by their weights alone.
+        encoder: None if the samples are frames.
+        load: positions -> images [B, C, H, W], or frames [B, T, C, H, W], and labels [B], on the world's
+            device.
+        draws: noise draws per image; frames and a deterministic encoder take one. The draws are the same at
+            every call with this seed, so that epochs differ by their weights alone.
         poll: called between chunks; may raise.
     """
-    draws = draws if encoder.stochastic else 1
+    draws = draws if encoder is not None and encoder.stochastic else 1
     counts = torch.zeros(2, dtype=torch.float64, device=world.device)
     for chunk in range(world.rank, -(-len(positions) // CHUNK), world.size):
         poll()
         x, y = load(positions[chunk * CHUNK : (chunk + 1) * CHUNK])
         tally = torch.zeros((), device=world.device)
         for draw in range(draws):
-            noise = draw_noise(encoder, x, _generator(seed, draw, chunk, x.device))
-            logits = forward(encode_torch(encoder, x, noise)).mean(0)
+            logits = forward(frames_of(encoder, x, _generator(seed, draw, chunk, x.device))).mean(0)
             choice = logits.argmax(1)
             tally = tally + one_hot(choice, logits.shape[1])
             counts[0] += (choice == y).sum()

@@ -115,7 +115,7 @@ def in_mode(network: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None
 
 
 def _draws(step: Step, attack: Attack) -> int:
-    return attack.eot if step.encoder.stochastic else 1
+    return attack.eot if step.encoder is not None and step.encoder.stochastic else 1
 
 
 def _loss(step: Step, attack: Attack) -> Callable[[Tensor], Tensor]:

@@ -11,7 +11,7 @@ integers. In floating point these bounds are close, not proven: they train, they
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ from rsc.neurons.scan import threshold
 from rsc.neurons.surrogates import surrogate_of
 from rsc.training.losses.adversarial import pixels
 from rsc.training.losses.passes import Pass, Passes, replayed
-from rsc.training.losses.term import Term
+from rsc.training.losses.term import Need, Term
 
 Ends = tuple[Tensor, Tensor]  # lowest and highest values [T, B, ...]
 
@@ -41,6 +41,7 @@ class Interval(Term, frozen=True, tag="interval", kw_only=True):
         ramp: optimiser steps over which the radius rises from 0, linearly; 0 begins with eps.
     """
 
+    always: ClassVar[frozenset[Need]] = frozenset({"image box"})
     weight: float = 0.5
     eps: float | str = "8/255"
     ramp: int = 0

@@ -94,10 +94,11 @@ class Passes:
         teacher = self.teacher
         if teacher is None:
             raise UsageError("There is no teacher.", "The objective was built without one.", "Give one.")
+        encoder = self.step.encoder
         key = None if teacher.sees == "clean" else found
         if key not in self._answers:
-            if teacher.sees == "clean":
-                frames = teacher.quiet_frames(self.step.encoder, self.step.x.detach())
+            if teacher.sees == "clean" and encoder is not None:
+                frames = teacher.quiet_frames(encoder, self.step.x.detach())
             else:
                 with replayed(self.step.generator, found.before), torch.no_grad():
                     frames = self.step.frames(found.x)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsc.encoder_spec import EncoderSpec
 from rsc.errors import UsageError
 from rsc.training.losses.passes import Passes
 from rsc.training.losses.recording import spiking_modules
@@ -39,10 +38,12 @@ class SpikeRate(Term, frozen=True, tag="spike_rate", kw_only=True):
             raise UsageError(
                 "spike_rate found no spikes.", "The network has no spiking neurons.", "Drop the term."
             )
+        step = passes.step
+        frame = step.x.new_empty((1, *step.frame_shape))
         if self.weighting == "neuron":
             return torch.stack([s.sum() for s in spikes]).sum() / sum(s.numel() for s in spikes)
         return operation_share(
-            spikes, passes.shared("fan-out maps", lambda: fan_out_maps(passes.step.network, passes.step.x))
+            spikes, passes.shared("fan-out maps", lambda: fan_out_maps(step.network, frame))
         )
 
 
@@ -58,6 +59,9 @@ def operation_share(spikes: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
 def fan_out_maps(network: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     """Synapses behind every neuron, one map [...] per layer in module order, from the exported graph.
 
+    Args:
+        x: [B, C, H, W], of the shape of a frame.
+
     Raises:
         UnsupportedNode: the network has no NIR form.
         UsageError: its neuron layers are not those of the graph.
@@ -66,8 +70,8 @@ def fan_out_maps(network: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     from rsc.energy.edges import SPIKING
     from rsc.export.to_nir import to_program
 
-    plain = _without_sync(copy.deepcopy(network).cpu()).eval()
-    program = to_program(plain, tuple(x.shape[1:]), EncoderSpec("direct", 1))
+    plain = _exportable(copy.deepcopy(network).cpu()).eval()
+    program = to_program(plain, tuple(x.shape[1:]), None)
     found = emitter_fan_outs(program)
     layers: dict[str, Any] = {k: n for k, n in program.graph.nodes.items() if isinstance(n, SPIKING)}
     spiking = spiking_modules(network)
@@ -85,11 +89,13 @@ def fan_out_maps(network: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def _without_sync(network: nn.Module) -> nn.Module:
-    """The network with plain batch norms for those that speak to other ranks, which are not exported."""
+def _exportable(network: nn.Module) -> nn.Module:
+    """The network without what is not exported: batch norms that speak to other ranks, a rounded input."""
     for name, child in network.named_children():
         if isinstance(child, nn.SyncBatchNorm):
             setattr(network, name, nn.BatchNorm2d(child.num_features))
+        elif getattr(child, "rounds_input", False):
+            setattr(network, name, nn.Identity())
         else:
-            _without_sync(child)
+            _exportable(child)
     return network

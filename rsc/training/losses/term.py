@@ -10,7 +10,7 @@ import msgspec
 from rsc.errors import UsageError
 
 Input = Literal["clean", "noisy", "adversarial"]
-Need = Literal["currents", "spikes", "readout", "image gradient", "teacher"]
+Need = Literal["currents", "spikes", "readout", "image gradient", "image box", "teacher"]
 
 
 class Term(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
