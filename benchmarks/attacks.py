@@ -6,7 +6,7 @@ python benchmarks/attacks.py [--rounds 5] [--images 64] [--eot 8] [--steps 10] [
 All attack the same network with the same T, EOT draws and steps: digits (or another set), two spiking layers
 256 wide, RSC-II. The plain loop is the usual autograd LIF, one noise draw after the other; foolbox (extra
 attack-peers) wraps that network and averages logits with all graphs alive. Rounds are interleaved, ratios are
-medians within a round. Accuracies after each attack are printed beside the times: a quicker attack must not be a
+medians within a round. Accuracies after each attack stand beside the times: a quicker attack must not be a
 weaker one. The integer twin's scoring is compared with Lava's runtime where it is installed.
 """
 
