@@ -31,7 +31,7 @@ def energy(
     leak: Literal["multiply", "shift"] = "multiply",
     accumulator: Literal["scatter", "gather"] = "scatter",
     curve: bool = False,
-    touched: bool | None = None,
+    touched: bool = True,
     measure: float = 0.0,
     out: Path | None = None,
     json: bool = False,
@@ -43,7 +43,7 @@ def energy(
         profile: cost profile (name or TOML path, see `rsc profiles`), one or several; h45-int8 and
             loihi1-davies2018 without it.
         input_as: what ready-made frames are: events of 0 and 1, which are accumulated, or graded values,
-            which are multiplied; auto: events if nothing else is in them.
+            which are multiplied; auto: events if nothing else is in them, and the report says so.
         seeds: runs of every image, with --seed and the numbers after it; the spread over seeds is told apart.
         votes: passes per decision; a smoothed classifier of n votes costs n passes.
         step_time: seconds per step of the hardware, for static power.
@@ -52,7 +52,7 @@ def energy(
         leak: of the neurons.
         accumulator: in memory, or in a register.
         curve: energy and accuracy after every step, from the one run.
-        touched: count the neuron updates with synaptic input, from rasters; small runs do it anyway.
+        touched: count the neuron updates with synaptic input; without it their price is an interval.
         measure: seconds to repeat the run under the machine's own energy meters (RAPL, NVML).
         out: folder for energy.json, energy.md, CSV tables and plots.
         json: print the report as JSON.
@@ -73,11 +73,10 @@ def energy(
     if json:
         emit(report)
         return
-    show_part(energy=(report,))
-    if curve or measure:
-        from rsc.report.files_energy import extra_tables, rich_table
+    from rsc.report.files_energy import extra_tables, facts, rich_table
 
-        show(*(rich_table(t) for t in extra_tables(report)))
+    show_part(energy=(report,))
+    show(*(rich_table(t) for t in extra_tables(report) if curve or measure), *facts(report))
 
 
 def profiles(name: Annotated[Positional[str | None], arg(metavar="NAME")] = None, json: bool = False) -> None:

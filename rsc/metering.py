@@ -11,10 +11,11 @@ import msgspec
 import nir
 import numpy as np
 
-from rsc.energy import Counts, EnergyReport, Profile, count, report_of
+from rsc.energy import Counts, EnergyReport, Profile, count, load_profile, report_of
 from rsc.energy.curve import CurveTally, chosen_steps
 from rsc.energy.edges import SPIKING, Net, open_net
 from rsc.energy.measured import measure, meters
+from rsc.energy.pricing import check_amounts
 from rsc.energy.results import Conventions
 from rsc.energy.stream import count_stream, joined
 from rsc.errors import InputRefused, UsageError
@@ -24,9 +25,7 @@ from rsc.material import Material
 from rsc.program import Program
 from rsc.results import Probe
 
-SMALL = 2**23  # neuron updates
 BUDGET = 2**26  # bytes of frames and rasters that one part may take
-TAKEN_AS_EVENTS = "The frames hold nothing but 0 and 1 and were counted as events, not as graded values."
 Kind = Literal["auto", "events", "graded"]
 
 
@@ -37,13 +36,13 @@ class Metering:
     Args:
         seed: of the encoder's noise; `seeds` runs with seed, seed + 1, ... count every sample so often.
         kind: what ready-made frames are: "events" (0 or 1, accumulated), "graded" (multiplied), or "auto":
-            events if the whole material holds nothing but 0 and 1, and the report says so. Images pass
-            through the program's encoder, whose kind decides.
+            events if the whole material holds nothing but 0 and 1. The report says which, and why. Images
+            pass through the program's encoder, whose kind decides.
         votes: passes per decision.
         step_time_s: duration of a step, for static power.
         curve: energy and accuracy after every step, too.
-        touched: whether to count the updates with synaptic input, which needs the rasters of all neurons;
-            None: where a run is small (`SMALL`). Without it the price of a neuron update is an interval.
+        touched: whether to count the updates with synaptic input, from the rasters of all neurons. Without it
+            the price of a neuron update is an interval.
         measure_s: seconds to repeat the run under the machine's energy meters; 0 does not.
         conventions: see `Conventions`.
     """
@@ -54,7 +53,7 @@ class Metering:
     votes: int = 1
     step_time_s: float | None = None
     curve: bool = False
-    touched: bool | None = None
+    touched: bool = True
     measure_s: float = 0.0
     conventions: Conventions = dataclasses.field(default_factory=Conventions)
 
@@ -62,6 +61,11 @@ class Metering:
         if self.seeds < 1:
             raise UsageError(
                 f"{self.seeds} seeds were asked for.", "At least one is needed.", "Use 1 or more."
+            )
+        check_amounts(self.votes, self.step_time_s)
+        if not 0 <= self.measure_s < math.inf:
+            raise UsageError(
+                f"A measurement of {self.measure_s:g} s?", "A duration is above 0.", "Take 2 or more."
             )
 
 
@@ -80,13 +84,14 @@ def meter(
         InputRefused: frames declared as events that are not.
     """
     how = how or Metering()
+    _check_size(material)
+    profiles = [p if isinstance(p, Profile) else load_profile(p) for p in profiles]
     events = input_events(material, how.kind)
     with deploy(program, on) as model:
         size = _per_sample(program, material)
-        touched = _touched(program, material, how)
         long = size > budget and not how.curve and how.conventions.pooling == "fold"
         if long and material.frames is not None and isinstance(model, StreamingModel):
-            counts, tally = _stream(program, model, material.frames, events, on, budget, touched), None
+            counts, tally = _stream(program, model, material.frames, events, on, budget, how.touched), None
         else:
             counts, tally = _parts(program, model, material, how, events, on, max(1, budget // size))
         measured, silent = _measured(model, material, how)
@@ -95,9 +100,8 @@ def meter(
         counts, profiles, how.conventions, votes=how.votes, step_time_s=how.step_time_s, seeds=seeds
     )
     curve = () if tally is None else tally.points(profiles, how.conventions)
-    if how.kind == "auto" and events:
-        report = msgspec.structs.replace(report, notes=(*report.notes, TAKEN_AS_EVENTS))
-    return msgspec.structs.replace(report, curve=curve, measured=measured, not_measured=silent)
+    notes = (*report.notes, *taken_as(material, how.kind, events))
+    return msgspec.structs.replace(report, notes=notes, curve=curve, measured=measured, not_measured=silent)
 
 
 def input_events(material: Material, kind: Kind) -> bool | None:
@@ -115,6 +119,35 @@ def input_events(material: Material, kind: Kind) -> bool | None:
             )
         return None
     return all(map(only_events, _all_frames(material))) if kind == "auto" else kind == "events"
+
+
+def taken_as(material: Material, kind: Kind, events: bool | None) -> Iterator[str]:
+    """What the frames were counted as, and why; nothing if an encoder made them."""
+    if events is None:
+        return
+    meaning = "events (accumulates)" if events else "graded values (multiplications)"
+    if kind != "auto":
+        yield f"The frames were declared to be {kind} and were counted as {meaning}."
+    elif events:
+        yield f"The frames hold nothing but 0 and 1 and were counted as {meaning}; --input-as graded differs."
+    else:
+        arrays = list(_all_frames(material))
+        others = sum(int(np.count_nonzero((a != 0) & (a != 1))) for a in arrays)
+        share = others / sum(a.size for a in arrays)
+        yield (
+            f"The frames were counted as {meaning}: {100 * share:.3g} % of their values are neither 0 nor 1."
+        )
+
+
+def _check_size(material: Material) -> None:
+    """Refuse material without a single step or sample."""
+    for frames in _all_frames(material):
+        if frames.size == 0:
+            raise InputRefused(
+                f"The frames are empty: their shape is {frames.shape}.",
+                "Nothing happens in a run without steps, samples or values.",
+                "Give at least one step of one sample.",
+            )
 
 
 def ready_made(material: Material) -> bool:
@@ -167,8 +200,9 @@ def _parts(
 ) -> tuple[Counts, CurveTally | None]:
     """Counts of all samples under every seed, and the curve if one was asked for."""
     net = open_net(program)
-    touched, pooling = _touched(program, material, how), how.conventions.pooling
-    probe = Probe(spikes=_watched(net, how, touched))
+    touched, pooling = how.touched, how.conventions.pooling
+    watched = _watched(net, how)
+    probe = Probe(spikes=watched, counts=not _all(net) <= watched)  # else counts follow from the rasters
     counts: list[Counts] = []
     tally: CurveTally | None = None
     for seed in range(how.seed, how.seed + (1 if ready_made(material) else how.seeds)):
@@ -188,19 +222,10 @@ def _parts(
     return joined(counts), tally
 
 
-def _touched(program: Program, material: Material, how: Metering) -> bool:
-    """Whether updates with synaptic input are counted: as asked for, else in small runs."""
-    if how.touched is not None:
-        return how.touched
-    samples = len(material.data) if material.data is not None else next(_all_frames(material)).shape[1]
-    return samples * _per_sample(program, material) <= SMALL
-
-
-def _watched(net: Net, how: Metering, touched: bool) -> frozenset[str]:
+def _watched(net: Net, how: Metering) -> frozenset[str]:
     """Nodes whose rasters are needed: all, or those whose events may come too late to be delivered."""
-    if touched or how.curve or how.conventions.pooling == "graded":
-        spiking = (n for n, node in net.nodes.items() if isinstance(node, SPIKING))
-        return frozenset([*net.inputs, *spiking])
+    if how.touched or how.curve or how.conventions.pooling == "graded":
+        return _all(net)
     late = (
         edge.source
         for edges in net.arrivals.values()
@@ -208,6 +233,11 @@ def _watched(net: Net, how: Metering, touched: bool) -> frozenset[str]:
         if edge.lag or any(isinstance(net.nodes[n], nir.Delay) for n in edge.path)
     )
     return frozenset(n for n in late if n in net.inputs or isinstance(net.nodes[n], SPIKING))
+
+
+def _all(net: Net) -> frozenset[str]:
+    """Inputs and all that spikes."""
+    return frozenset([*net.inputs, *(n for n, node in net.nodes.items() if isinstance(node, SPIKING))])
 
 
 def _stream(

@@ -237,11 +237,10 @@ def test_a_program_of_the_graph_is_counted_like_the_simulation(files: Path) -> N
     assert found.priced == by_hand.priced
 
 
-def test_large_runs_leave_touched_neurons_to_an_interval_unless_asked() -> None:
-    frames = (RNG.random((3, 1200, 2, 8, 8)) < 0.2).astype(np.float32)
-    big = Material(frames=np.concatenate([frames] * 3, 1))
-    quick = meter(program(), "torch", ["loihi1-davies2018"], big)
-    exact = meter(program(), "torch", ["loihi1-davies2018"], big, Metering(touched=True))
+def test_touched_neurons_may_be_left_out_and_their_price_is_then_an_interval() -> None:
+    frames = Material(frames=(RNG.random((3, 8, 2, 8, 8)) < 0.2).astype(np.float32))
+    quick = meter(program(), "torch", ["loihi1-davies2018"], frames, Metering(touched=False))
+    exact = meter(program(), "torch", ["loihi1-davies2018"], frames)
     assert [x.sop for x in quick.layers] == [x.sop for x in exact.layers]
     assert {x.updates_active for x in quick.layers if x.neurons} == {None}
     assert all(x.updates_active for x in exact.layers if x.neurons)
@@ -249,3 +248,40 @@ def test_large_runs_leave_touched_neurons_to_an_interval_unless_asked() -> None:
     assert wide is not None
     assert narrow is not None
     assert wide.low_nj <= narrow.low_nj <= narrow.high_nj <= wide.high_nj
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 2, 8, 8), (8, 0, 2, 8, 8)])
+def test_frames_without_steps_or_samples_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputRefused, match="empty"):
+        meter(program(), "torch", ["h45-int8"], Material(frames=np.zeros(shape, np.float32)))
+
+
+def test_nothing_runs_for_a_profile_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsc.metering.deploy", lambda *_: pytest.fail("It ran."))
+    with pytest.raises(UsageError, match="energy profile"):
+        meter(program(), "torch", ["h45-int9"], Material(frames=XE))
+
+
+@pytest.mark.parametrize("what", [{"step_time_s": -1.0}, {"step_time_s": float("nan")}, {"votes": 0}])
+def test_amounts_that_make_no_sense_are_refused_by_name(what: dict) -> None:
+    with pytest.raises(UsageError, match="step time is" if "step_time_s" in what else "votes"):
+        Metering(**what)
+    with pytest.raises(UsageError, match="measurement"):
+        Metering(measure_s=-1.0)
+
+
+def test_the_report_says_what_frames_were_counted_as_and_why(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*words: str) -> str:
+        words = ("--profile", "h45-int8", "--input", *words)
+        code, out, _ = call(capsys, "energy", files / "net.nir", "--dt", "1e-3", *words)
+        assert code == 0
+        return " ".join(out.split())
+
+    assert "nothing but 0 and 1 and were counted as events" in told(str(files / "e.npy"))
+    assert "declared to be graded and were counted as graded" in told(
+        str(files / "e.npy"), "--input-as", "graded"
+    )
+    share = 100 * np.mean((XD != 0) & (XD != 1))
+    assert f"counted as graded values (multiplications): {share:.3g} % of" in told(str(files / "d.npy"))

@@ -83,7 +83,7 @@ def neurobench() -> Callable[..., tuple[int, bool]]:
             continue
         if found is not None:
             return found
-    pytest.skip("NeuroBench is not installed (pip install neurobench).")
+    pytest.skip("NeuroBench is not installed: pip install --no-deps neurobench")
 
 
 def test_sop_equals_the_counter_of_spikingjelly() -> None:

@@ -76,6 +76,34 @@ def test_groups_and_same_padding() -> None:
     agrees(net, mask, F.conv2d(F.pad(x, (0, 1, 0, 1)), torch.from_numpy((w != 0) * 1.0)))
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_groups_of_any_width_and_multiplier(seed: int) -> None:
+    groups, width, times = (int(RNG.choice(c)) for c in ([2, 3, 70], [1, 2, 8, 11], [1, 2, 3]))
+    w = weight(groups * times, width, 3, 2)
+    mask, x = active(3, groups * width, 6, 5)
+    net = net_of(nir.Conv2d((6, 5), w, (2, 1), 1, 1, groups, np.zeros(len(w))), (groups * width, 6, 5))
+    agrees(net, mask, F.conv2d(x, torch.from_numpy((w != 0) * 1.0), None, (2, 1), 1, 1, groups))
+
+
+@pytest.mark.parametrize("events", range(5))
+def test_as_many_events_as_an_output_has_zero_weights_may_all_miss_it(events: int) -> None:
+    """Three of eight weights are zero: up to three events can miss, the fourth cannot."""
+    w = np.ones((2, 8))
+    w[0, :3] = 0
+    mask = np.arange(8)[None] < events
+    net = net_of(nir.Linear(w), (8,))
+    assert reached(net, "n", mask).tolist() == [[events > 3, events > 0]]
+    assert reached_counts(net, "n", mask).tolist() == [(events > 3) + (events > 0)]
+
+
+def test_the_layout_of_a_raster_does_not_matter() -> None:
+    w = weight(9, 16, 3, 3)
+    mask, x = active(4, 16, 6, 5)
+    net = net_of(nir.Conv2d((6, 5), w, 1, 1, 1, 1, np.zeros(9)), (16, 6, 5))
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(mask, 1, -1)), -1, 1)
+    agrees(net, last, F.conv2d(x, torch.from_numpy((w != 0) * 1.0), None, 1, 1))
+
+
 def test_a_loop_over_synapses_finds_the_same() -> None:
     w, mask = weight(3, 2, 3, 3), RNG.random((2, 2, 5, 5)) < 0.2
     w[0, 0] = 0

@@ -11,21 +11,45 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from energy_vectors import XD, XE, T, program, simulate
+from energy_vectors import XD, XE, Run, T, program
+from energy_vectors import simulate as simulate_anew
 from scipy import stats
 
-from rsc.energy import EnergyReport, energy_report, neurobench_metrics
+from rsc.energy import EnergyReport, count, energy_report, neurobench_metrics
 from rsc.energy.curve import CurveTally, chosen_steps, prefix
+from rsc.energy.estimate import layer_counts
 from rsc.energy.profile import load_profile
 from rsc.errors import UsageError
 from rsc.program import EncoderSpec
-from rsc.report.files_energy import all_tables, energy_markdown, layers_csv, write_energy
-from rsc.report.plots_energy import Candidate, front, over_time, pareto, tornado
+from rsc.report import numbers, terminal_tables
+from rsc.report.files_energy import (
+    all_tables,
+    alone,
+    energy_markdown,
+    histograms_csv,
+    layers_csv,
+    profiles_csv,
+    write_energy,
+)
+from rsc.report.plots_energy import Candidate, distribution, front, over_time, pareto, tornado
 from rsc.report.profiles_energy import listing, one
-from rsc.results import RunResult, RunStats
+from rsc.report.sections import sections
+from rsc.report.tables_energy_runs import histograms
+from rsc.results import RunResult, RunStats, SpikeRecord
 
 PROFILES = ("h45-int8-sram", "loihi1-davies2018")
 STATS = RunStats("reference", "1", "float64")
+
+
+KNOWN: dict[bytes, Run] = {}
+
+
+def simulate(x: np.ndarray) -> Run:
+    """The slow simulation, once per input."""
+    key = x.tobytes()
+    if key not in KNOWN:
+        KNOWN[key] = simulate_anew(x)
+    return KNOWN[key]
 
 
 def result(x: np.ndarray) -> RunResult:
@@ -155,8 +179,9 @@ def test_a_candidate_is_on_the_front_unless_another_beats_it() -> None:
 
 def test_files_hold_the_same_report(report: EnergyReport, tmp_path: Path) -> None:
     paths = {p.name for p in write_energy(report, tmp_path / "e")}
-    plots = {"energy.svg", "sops.svg", "tornado.svg", "over-time.svg"}
-    assert paths == {"energy.json", "energy.md", "layers.csv", *plots}
+    plots = {"energy.svg", "energy-layers.svg", "sops.svg", "tornado.svg", "over-time.svg"}
+    tables = {"layers.csv", "profiles.csv", "histograms.csv", "curve.csv"}
+    assert paths == {"energy.json", "energy.md", *tables, *plots}
     text = (tmp_path / "e" / "energy.json").read_bytes()
     assert msgspec.json.decode(text, type=EnergyReport) == report
     for name in plots:
@@ -206,3 +231,75 @@ def test_profiles_are_listed_with_what_they_lack() -> None:
     facts, costs = one(load_profile("loihi1-davies2018"))
     assert any("Davies" in row[1] for row in facts.rows)
     assert {row[0] for row in costs.rows} == set(load_profile("loihi1-davies2018").costs())
+
+
+def together(*samples: np.ndarray) -> EnergyReport:
+    """Several samples as one run, on a chip whose times are known."""
+    runs = [simulate(x).record() for x in samples]
+    rasters = {k: np.concatenate([r.rasters[k] for r in runs], 1) for k in runs[0].rasters}
+    counts = {k: r.sum(0, dtype=np.int64) for k, r in rasters.items()}
+    record = SpikeRecord(counts, rasters)
+    return energy_report(program(), record, T, PROFILES, input_events=True, step_time_s=1e-3)
+
+
+@pytest.fixture(scope="module")
+def several() -> EnergyReport:
+    """Three samples of falling activity."""
+    return together(*(XE * (np.arange(64).reshape(8, 8) % 3 >= k) for k in range(3)))
+
+
+def test_step_time_and_spread_are_told_in_every_form(several: EnergyReport) -> None:
+    found = several
+    bounds, (histogram,) = found.priced[1].step_time, found.histograms
+    assert bounds is not None
+    assert sum(histogram.counts) == 3
+    shown = "\n".join(str(c._cells) for t in terminal_tables(alone(found)) for c in t.columns)
+    for text in (shown, energy_markdown(found)):
+        assert numbers.seconds(bounds.low_s) in text
+        assert numbers.seconds(bounds.high_s) in text
+        assert numbers.count(histogram.edges[0]) in text
+    (told,) = (section for section in sections(alone(found)) if section.id == "energy")  # of the HTML, too
+    assert {"step-time", "histograms"} <= {t.id for t in told.tables}
+    assert {"distribution", "energy-layers"} <= set(told.plots)
+    rows = list(csv.DictReader(io.StringIO(profiles_csv(found))))
+    assert [r["step_low_s"] for r in rows] == ["", str(bounds.low_s)]
+    assert float(rows[1]["static_nj"]) == pytest.approx(T * 104.4e3)
+    bins = list(csv.DictReader(io.StringIO(histograms_csv(found))))
+    assert [int(r["samples"]) for r in bins] == list(histogram.counts)
+    assert distribution(found) is not None
+
+
+def test_the_blocks_of_a_distribution_stand_for_its_counts(several: EnergyReport) -> None:
+    (row,) = histograms(alone(several)).rows
+    assert 1 < len(row[-1]) <= 30
+    (histogram,) = several.histograms
+    assert len(row[-1]) == len(histogram.counts)
+    assert [c == "·" for c in row[-1]] == [n == 0 for n in histogram.counts]
+    top = max(histogram.counts)
+    assert [c == "█" for c in row[-1]] == [n == top for n in histogram.counts]
+
+
+def test_one_sample_has_no_distribution_and_equal_ones_are_all_alike(report: EnergyReport) -> None:
+    assert histograms(alone(report)).rows == ()
+    twice = together(XE, XE)
+    assert histograms(alone(twice)).rows[0][-3:] == ("9,844", "1", "all alike")
+
+
+def test_layers_are_broken_down_by_class_without_rest(report: EnergyReport) -> None:
+    for priced in report.priced:
+        for group in priced.breakdown:
+            parts = [c.energy.nominal_nj for x in priced.layers for c in x.parts if c.name == group.name]
+            assert sum(parts) == pytest.approx(group.energy.nominal_nj)
+        for layer in priced.layers:
+            assert sum(c.energy.nominal_nj for c in layer.parts) == pytest.approx(layer.energy.nominal_nj)
+            assert sum(c.share for c in layer.parts) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("pooling", ["fold", "graded"])
+def test_every_prefix_of_a_curve_counts_like_the_short_run_alone(pooling: str) -> None:
+    run = result(XE)
+    tally = CurveTally(program(), (1, 3, 8), True, pooling)
+    tally.add(run)
+    for steps, (made,) in tally.counts.items():
+        short = count(program(), prefix(run.spikes, steps), steps, "reference", True, pooling)
+        assert [layer_counts(n, steps) for n in made.nodes] == [layer_counts(n, steps) for n in short.nodes]

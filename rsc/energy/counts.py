@@ -247,9 +247,10 @@ def _events(activity: Activity, edges: tuple[Edge, ...]) -> dict[str, Any]:
     exact = True
     for edge in edges:
         maps = fan_out(activity.net, edge)
+        sent = activity.counts(edge.source)
         delivered, known = activity.delivered(edge)
-        emitted = _flat(activity.counts(edge.source)).sum(1)
         arrived = _flat(delivered).sum(1)
+        emitted = arrived if delivered is sent else _flat(sent).sum(1)
         exact &= known
         found["sop"] = found["sop"] + _flat(delivered) @ maps.structural.ravel()
         found["sop_nz"] = found["sop_nz"] + _flat(delivered) @ maps.nonzero.ravel()

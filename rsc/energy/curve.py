@@ -7,7 +7,7 @@ the prefixes of one run are the shorter runs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ from rsc.energy.estimate import report_of
 from rsc.energy.profile import Profile
 from rsc.energy.rasters import summed
 from rsc.energy.results import Conventions, CurvePoint, EncoderCounts
-from rsc.energy.stream import joined
+from rsc.energy.stream import Tally, joined
 from rsc.errors import UsageError
 from rsc.program import Program
 from rsc.results import RunResult, SpikeRecord
@@ -53,21 +53,28 @@ class CurveTally:
     def add(self, run: RunResult, targets: np.ndarray | None = None) -> None:
         """Take in one part, with rasters of all spiking nodes and Inputs; `targets` int64 [B] if known."""
         right = None if targets is None else correct_by_step(run, targets, self.program)
-        for steps in self.at:
-            record = prefix(run.spikes, steps)
-            made = count(
-                self.program,
-                record,
-                steps,
-                run.stats.target,
-                self.input_events,
-                self.pooling,
-                touched=self.touched,
-            )
+        for steps, made in zip(self.at, self._prefixes(run), strict=True):
             self.counts.setdefault(steps, []).append(made)
             if right is not None:
                 self.hits[steps] = self.hits.get(steps, 0) + int(right[steps - 1].sum())
         self.labelled += 0 if targets is None else len(targets)
+
+    def _prefixes(self, run: RunResult) -> Iterator[Counts]:
+        """The counts after every step of `at`; each event is looked at once where sums can go on."""
+        _check_rasters(run.spikes)
+        target = run.stats.target
+        if self.pooling != "fold":
+            for steps in self.at:
+                record = prefix(run.spikes, steps)
+                yield count(
+                    self.program, record, steps, target, self.input_events, self.pooling, None, self.touched
+                )
+            return
+        tally, done = Tally.of(self.program, self.input_events, self.touched), 0
+        for steps in self.at:
+            tally.add({n: np.asarray(run.spikes.rasters[n][done:steps], bool) for n in tally.watched})
+            done = steps
+            yield tally.counts(target, self.input_events)
 
     def points(
         self,
@@ -107,6 +114,12 @@ def prefix(record: SpikeRecord, steps: int) -> SpikeRecord:
     Raises:
         UsageError: a node has counts and no raster.
     """
+    _check_rasters(record)
+    rasters: Mapping[str, np.ndarray] = {n: np.asarray(r)[:steps] for n, r in record.rasters.items()}
+    return SpikeRecord({n: summed(r) for n, r in rasters.items()}, rasters)
+
+
+def _check_rasters(record: SpikeRecord) -> None:
     missing = sorted(set(record.counts) - set(record.rasters))
     if missing:
         raise UsageError(
@@ -114,8 +127,6 @@ def prefix(record: SpikeRecord, steps: int) -> SpikeRecord:
             "Spike counts do not tell when events happened.",
             "Probe the spikes of all neurons and Inputs.",
         )
-    rasters: Mapping[str, np.ndarray] = {n: np.asarray(r)[:steps] for n, r in record.rasters.items()}
-    return SpikeRecord({n: summed(r) for n, r in rasters.items()}, rasters)
 
 
 def correct_by_step(run: RunResult, targets: np.ndarray, program: Program) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -41,12 +42,7 @@ def price(
     Raises:
         UsageError: votes < 1, or a step time or chip share that is not positive.
     """
-    if votes < 1 or chips <= 0 or (step_time_s is not None and step_time_s <= 0):
-        raise UsageError(
-            f"votes is {votes}, chips {chips}, step time {step_time_s}.",
-            "They are at least 1, above 0 and above 0 seconds.",
-            "Correct them.",
-        )
+    check_amounts(votes, step_time_s, chips)
     terms = snn_terms(pricing) if terms is None else terms
     profile = pricing.profile
     total = energy_of(terms) if terms else None
@@ -75,6 +71,17 @@ def price(
         step_time=None if profile.timing is None else step_time(pricing.counts, profile.timing, chips),
         traffic=tuple(Traffic(t.node, t.group, *t.bits) for t in terms if t.bits is not None),
     )
+
+
+def check_amounts(votes: int, step_time_s: float | None, chips: float = 1.0) -> None:
+    """Refuse what cannot be priced; raises UsageError."""
+    if votes < 1:
+        raise UsageError(f"A decision of {votes} votes?", "It takes at least one pass.", "Use 1 or more.")
+    for name, value, unit in (("step time", step_time_s, " s"), ("number of chips", chips, "")):
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(
+                f"The {name} is {value:g}{unit}.", "It is above 0 and finite.", "Correct it, or leave it out."
+            )
 
 
 def not_priced(pricing: Pricing, step_time_s: float | None) -> Iterator[str]:
@@ -125,7 +132,8 @@ def _breakdown(terms: Sequence[Term]) -> Iterator[EnergyClass]:
 
 def _layers(terms: Sequence[Term]) -> Iterator[LayerEnergy]:
     for node in dict.fromkeys(t.node for t in terms):
-        yield LayerEnergy(node, energy_of([t for t in terms if t.node == node]))
+        own = [t for t in terms if t.node == node]
+        yield LayerEnergy(node, energy_of(own), tuple(_breakdown(own)))
 
 
 def _static(pricing: Pricing, step_time_s: float | None, chips: float) -> StaticEnergy | None:

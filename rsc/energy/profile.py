@@ -259,7 +259,9 @@ def load_profile(which: str | Path) -> Profile:
             return parse_profile(Path(which).read_bytes(), str(which))
         except OSError as error:
             raise UsageError(
-                f"Profile {which} cannot be read.", str(error.strerror), "Check the path."
+                f"Profile {which} cannot be read.",
+                str(error.strerror),
+                "Check the path; `rsc profiles` lists ids.",
             ) from error
     known = list_profiles()
     if which not in known:
@@ -277,7 +279,7 @@ def parse_profile(text: bytes, name: str = "profile") -> Profile:
         return msgspec.toml.decode(text, type=Profile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedFile(
-            f"{name} is not an energy profile.", str(error), "Compare it with a profile of the package."
+            f"{name} is not an energy profile.", str(error), "Compare it with docs/extending.md."
         ) from error
 
 

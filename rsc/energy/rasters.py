@@ -31,6 +31,7 @@ class Activity:
         tail: bool [t, B, ...] by node, the last t steps where whole rasters were not kept (a stream).
         touched: updates with synaptic input by neuron node, int64 [B]; None: counted from rasters, else only
             the nodes in it are known.
+        known: counts as they are used, made so far.
     """
 
     net: Net
@@ -41,10 +42,13 @@ class Activity:
     binary: frozenset[str]
     tail: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     touched: Mapping[str, np.ndarray] | None = None
+    known: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def counts(self, name: str) -> np.ndarray:
-        """int64 [B, ...], events (non-zero steps of a graded input) per site."""
-        return np.asarray(self.record.counts[name], dtype=np.int64)
+        """int64 [B, ...] in C order, events (non-zero steps of a graded input) per site."""
+        if name not in self.known:
+            self.known[name] = np.ascontiguousarray(self.record.counts[name], dtype=np.int64)
+        return self.known[name]
 
     def raster(self, name: str) -> np.ndarray | None:
         """bool [T, B, ...] if it was recorded, or follows from counts that are all 0 or T; else None."""
@@ -186,9 +190,13 @@ class Activity:
 
 def summed(raster: np.ndarray) -> np.ndarray:
     """Events per site, int64 [B, ...], of a raster [T, B, ...]; short ones in bytes, ten times as fast."""
+    return _few(raster).astype(np.int64, order="C")
+
+
+def _few(raster: np.ndarray) -> np.ndarray:
+    """Events per site in the smallest type that holds them, in the layout of the raster."""
     raster = np.asarray(raster, dtype=bool)
-    few = np.uint8 if len(raster) < 256 else np.int64
-    return raster.view(np.uint8).sum(0, dtype=few).astype(np.int64)
+    return raster.view(np.uint8).sum(0, dtype=np.uint8 if len(raster) < 256 else np.int64)
 
 
 def with_frames(
@@ -220,13 +228,15 @@ def with_frames(
 
 
 def check_record(net: Net, record: SpikeRecord, steps: int, dt: float, binary: frozenset[str]) -> Activity:
-    """The record as an `Activity`.
+    """The record as an `Activity`; counts that are missing are made from rasters.
 
     Raises:
         InputRefused: counts are missing, have the wrong shape, exceed T or contradict their raster.
     """
     if steps < 1:
         raise InputRefused(f"steps (T) is {steps}.", "A run has at least one step.", "Give the T of the run.")
+    made = {n: summed(r) for n, r in record.rasters.items() if n not in record.counts and n in net.nodes}
+    record = dataclasses.replace(record, counts={**record.counts, **made})
     spiking = [n for n, node in net.nodes.items() if isinstance(node, SPIKING)]
     for name in dict.fromkeys([*spiking, *sorted(binary)]):
         if name not in record.counts:
@@ -242,11 +252,13 @@ def check_record(net: Net, record: SpikeRecord, steps: int, dt: float, binary: f
         )
     batch = len(record.counts[known[0]])
     for name in known:
-        _check_counts(name, record, (batch, *net.shapes[name]), steps)
+        _check_counts(name, record, (batch, *net.shapes[name]), steps, name in made)
     return Activity(net, record, steps, batch, dt, binary)
 
 
-def _check_counts(name: str, record: SpikeRecord, shape: tuple[int, ...], steps: int) -> None:
+def _check_counts(
+    name: str, record: SpikeRecord, shape: tuple[int, ...], steps: int, summed_here: bool
+) -> None:
     counts = np.asarray(record.counts[name])
     if counts.shape != shape or counts.dtype.kind not in "iu":
         raise InputRefused(
@@ -261,7 +273,7 @@ def _check_counts(name: str, record: SpikeRecord, shape: tuple[int, ...], steps:
             "Check T, and that the values are events and not graded.",
         )
     raster = record.rasters.get(name)
-    if raster is not None and not np.array_equal(summed(raster), counts):
+    if raster is not None and not summed_here and not np.array_equal(_few(raster), counts):
         raise InputRefused(
             f"Raster and counts of '{name}' contradict each other.",
             "The raster summed over the steps is not the counts.",

@@ -116,10 +116,11 @@ class EnergyClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LayerEnergy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Energy of one node, or of the "encoder", per pass."""
+    """Energy of one node, or of the "encoder", per pass; `parts` are its classes with shares of the node."""
 
     node: str
     energy: Energy
+    parts: tuple[EnergyClass, ...] = ()
 
 
 class StaticEnergy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

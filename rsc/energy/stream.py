@@ -90,18 +90,12 @@ def count_stream(
         InputRefused: frames that do not fit, or are not the events they were declared to be.
     """
     net = open_net(program)
-    tally = Tally(
-        program,
-        net,
-        binary_emitters(net, program, input_events),
-        _reach(net, program.semantics.dt),
-        count_touched=touched,
-    )
-    probe, state = Probe(spikes=frozenset(tally.watched) - set(net.inputs)), None
+    tally = Tally.of(program, input_events, touched)
+    probe, state = Probe(spikes=frozenset(tally.watched) - set(net.inputs), counts=False), None
     for frames in chunks:
         result, state = model.run_state(frames, state, probe)
         rasters = {n: np.asarray(r, dtype=bool) for n, r in result.spikes.rasters.items()}
-        record = with_frames(net, SpikeRecord(result.spikes.counts, rasters), frames, tally.binary)
+        record = with_frames(net, SpikeRecord({}, rasters), frames, tally.binary)
         tally.add({n: record.rasters[n] for n in tally.watched})
     return tally.counts(target, input_events)
 
@@ -126,6 +120,13 @@ class Tally:
     touched: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     tail: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def of(cls, program: Program, input_events: bool | None, touched: bool) -> Tally:
+        """An empty one; arguments as in `count`."""
+        net = open_net(program)
+        binary = binary_emitters(net, program, input_events)
+        return cls(program, net, binary, _reach(net, program.semantics.dt), touched)
+
     @property
     def watched(self) -> tuple[str, ...]:
         """Nodes whose rasters are needed."""
@@ -134,12 +135,14 @@ class Tally:
 
     def add(self, rasters: Mapping[str, np.ndarray]) -> None:
         """Count the next steps, rasters bool [t, B, ...] of all watched nodes."""
-        window = {n: np.concatenate([self.tail[n], r]) if self.tail else r for n, r in rasters.items()}
-        seen = {n: summed(r) for n, r in window.items()}
+        window = {
+            n: np.concatenate([self.tail[n], r]) if self.reach and self.tail else r
+            for n, r in rasters.items()
+        }
         new = len(next(iter(rasters.values())))
         held = len(next(iter(window.values()))) - new
         dt = self.program.semantics.dt
-        activity = check_record(self.net, SpikeRecord(seen, window), held + new, dt, self.binary)
+        activity = check_record(self.net, SpikeRecord({}, window), held + new, dt, self.binary)
         for name, node in self.net.nodes.items():
             asked = self.count_touched and isinstance(node, NEURONS)
             found = activity.reached_updates(name, held) if asked else None

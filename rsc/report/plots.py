@@ -220,6 +220,16 @@ def tornado(report: Report) -> Drawing | None:
     return _first(report, plots_energy.tornado)
 
 
+def energy_layers(report: Report) -> Drawing | None:
+    """Energy of every layer by class, of the first program that was priced; the tables have all."""
+    return _first(report, plots_energy.by_layer)
+
+
+def distribution(report: Report) -> Drawing | None:
+    """Operations over the samples of the first program that ran several; the tables have all."""
+    return _first(report, plots_energy.distribution)
+
+
 def over_time(report: Report) -> Drawing | None:
     """Energy and accuracy over T of the first program that was followed; the tables have all."""
     return _first(report, plots_energy.over_time)
@@ -239,7 +249,9 @@ PLOTS: dict[str, Callable[[Report], Drawing | None]] = {
     "deployed": deployed,
     "certified": certified,
     "energy": energy,
+    "energy-layers": energy_layers,
     "sops": sops,
+    "distribution": distribution,
     "tornado": tornado,
     "over-time": over_time,
     "loss": loss,

@@ -1,4 +1,4 @@
-"""Plots that belong to energy alone: tornado, energy and accuracy over T, and Pareto fronts."""
+"""Plots of energy alone: by layer, over the samples, tornado, energy and accuracy over T, Pareto fronts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,28 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from rsc.energy.results import EnergyReport, Swing
-from rsc.report.numbers import plain
+from rsc.energy.results import EnergyReport, PricedProfile, Swing
+from rsc.report.numbers import joules, plain
 from rsc.report.svg import INK, Drawing, render, style
 
 COST, CHOICE, SECOND = "#3b8ed0", "#e08a1e", "#2da36f"
-_BARS = 10
+COLOURS = (
+    COST,
+    CHOICE,
+    SECOND,
+    "#b06fc4",
+    "#d1545b",
+    "#8b8d94",
+    "#b8a422",
+    "#4fb3bf",
+    "#7a5c3e",
+    "#e58fb0",
+    "#5a67c8",
+)
+_BARS, _PANELS = 10, 3
 
 
 def tornado(report: EnergyReport, name: str = "tornado") -> Drawing | None:
@@ -54,6 +68,65 @@ def _swings(ax: Axes, bars: Sequence[Swing], nominal: float) -> None:
     ax.set_ylim(len(bars) - 0.4, -0.6)
     ax.xaxis.set_major_formatter(EngFormatter("J"))
     ax.grid(False, axis="y")
+
+
+def by_layer(report: EnergyReport, name: str = "energy-layers") -> Drawing | None:
+    """Energy of every node and the encoder, stacked by class; one panel per profile."""
+    panels = [p for p in report.priced if any(x.parts for x in p.layers)][:_PANELS]
+    if not panels:
+        return None
+    classes = list(dict.fromkeys(c.name for p in panels for x in p.layers for c in x.parts))
+    colours = {c: COLOURS[i % len(COLOURS)] for i, c in enumerate(classes)}
+    with style(name):
+        ratios = [len(p.layers) + 1.6 for p in panels]
+        figure = Figure(figsize=(7.4, 0.9 + 0.34 * sum(ratios)), layout="constrained")
+        axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=ratios)[:, 0]
+        for ax, p in zip(axes, panels, strict=True):
+            _stacked(ax, p, colours)
+        handles = [Patch(color=colours[c]) for c in classes]
+        figure.legend(handles, classes, loc="outside lower center", ncols=4, fontsize=9)
+        text = (
+            "Per pass at nominal costs; whiskers span the uncertainty of the costs. Static power belongs to"
+            " no layer and is named in the title where a step time was given."
+        )
+        return render(figure, name, "Energy by layer", text)
+
+
+def _stacked(ax: Axes, p: PricedProfile, colours: dict[str, str]) -> None:
+    for y, layer in enumerate(p.layers):
+        left = 0.0
+        for part in layer.parts:
+            width = part.energy.nominal_nj * 1e-9
+            ax.barh(y, width, left=left, height=0.62, color=colours[part.name])
+            left += width
+        low, usual, high = (getattr(layer.energy, f"{end}_nj") for end in ("low", "nominal", "high"))
+        ends = [[max(0.0, usual - low) * 1e-9], [max(0.0, high - usual) * 1e-9]]
+        ax.errorbar([usual * 1e-9], [y], xerr=ends, color=INK, capsize=3, linewidth=1)
+    apart = f"; static power apart: {joules(p.static.energy.nominal_nj)}" if p.static else ""
+    ax.set_title(f"costs: {plain(p.profile)}{apart}", loc="left")
+    ax.set_yticks(range(len(p.layers)), [plain(x.node)[:40] for x in p.layers])
+    ax.set_ylim(len(p.layers) - 0.4, -0.6)
+    ax.xaxis.set_major_formatter(EngFormatter("J"))
+    ax.grid(False, axis="y")
+    ax.set_xlim(left=0)
+
+
+def distribution(report: EnergyReport, name: str = "distribution") -> Drawing | None:
+    """Histogram of the synaptic operations per pass over the samples; None for a single sample."""
+    found = [h for h in report.histograms if sum(h.counts) > 1]
+    if not found:
+        return None
+    with style(name):
+        figure = Figure(figsize=(7.4, 2.6), layout="constrained")
+        for ax, h in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+            ax.stairs(h.counts, h.edges, fill=True, color=COST)
+            for interval in (d for d in report.data if d.name == h.name):
+                ax.axvline(interval.mean, color=INK, linewidth=1)
+            ax.set_xlabel(f"{plain(h.name)} per pass ({plain(h.unit)})")
+            ax.set_ylabel("Samples")
+            ax.xaxis.set_major_formatter(EngFormatter())
+            ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+        return render(figure, name, "How the samples differ", "Samples per bin; the line is the mean.")
 
 
 def over_time(report: EnergyReport, name: str = "over-time") -> Drawing | None:

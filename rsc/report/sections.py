@@ -7,6 +7,7 @@ import dataclasses
 from rsc.report import (
     tables_certificates,
     tables_energy,
+    tables_energy_runs,
     tables_models,
     tables_robustness,
     tables_targets,
@@ -125,10 +126,12 @@ def _energy(report: Report) -> Section:
     tables = (
         t.priced(report),
         t.ratios(report),
+        tables_energy_runs.step_time(report),
         t.measured(report),
         t.totals(report),
         t.neurobench(report),
         t.encoders(report),
+        tables_energy_runs.histograms(report),
         t.sources(report),
         t.layers(report),
         t.breakdown(report),
@@ -139,9 +142,8 @@ def _energy(report: Report) -> Section:
         t.tornado(report),
         t.conventions(report),
     )
-    return _section(
-        "energy", "Energy", tables, points=t.notes(report), plots=("energy", "sops", "tornado", "over-time")
-    )
+    plots = ("energy", "energy-layers", "sops", "distribution", "tornado", "over-time")
+    return _section("energy", "Energy", tables, points=t.notes(report), plots=plots)
 
 
 def _models(report: Report) -> Section:

@@ -23,7 +23,7 @@ from rsc.report.value import Report
 def totals(report: Report) -> Table:
     """What one pass does, all layers together."""
     columns = [
-        *text("Model", "Counted on"),
+        *text("Model", "Counted on", "Input"),
         *number("SOPs", "… non-zero weights (Effective ACs)", "MACs as executed", "MACs, hoisted"),
         *number("Neuron updates", "Spikes", "Dense MACs of the ANN", "Spikes per synapse", "Firing rate"),
         *number("Zero weights", "n, T, passes"),
@@ -43,6 +43,7 @@ def _totals_row(name: str, e: EnergyReport) -> list[object]:
     return [
         name,
         e.target,
+        e.input,
         *(numbers.count(c) for c in counts),
         numbers.small(t.spikes_per_synapse),
         numbers.percent(t.rate),
