@@ -248,13 +248,23 @@ def test_known_noise_is_worth_more_on_that_noise_than_on_fresh_noise() -> None:
     assert on_known < accuracy(found.x) - 0.03
 
 
-def test_common_noise_repeats_within_a_restart_and_fresh_noise_does_not() -> None:
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_common_noise_repeats_within_a_restart_and_fresh_noise_does_not(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsc.robustness.eot.KEPT_BYTES", kept)
     like = torch.zeros(3, 64)
     modes: dict[Mode, bool] = {"common": True, "fresh": False}
     for mode, same in modes.items():
         draws = Eot(trained(), 2, mode).noise(like, stream_generator(0, "attack"), slice(0, 3))
         first, second = list(draws()), list(draws())
         assert torch.equal(first[0], second[0]) is same  # type: ignore[arg-type]
+    generator = stream_generator(0, "attack")
+    draws = Eot(trained(), 2, "common").noise(like, generator, slice(0, 3))
+    other = stream_generator(0, "attack")
+    expected = [draw_noise(trained().encoder, like, other) for _ in range(2)]
+    assert all(map(torch.equal, draws(), expected))  # type: ignore[arg-type]
+    assert torch.equal(torch.rand(1, generator=generator), torch.rand(1, generator=other))
 
 
 def test_same_generator_same_images() -> None:

@@ -24,6 +24,7 @@ from rsc.robustness.model import StochasticModel, logits
 from rsc.robustness.surrogates import Memory
 
 Mode = Literal["fresh", "common", "frozen"]
+KEPT_BYTES = 1 << 26  # of common noise; more is drawn anew each time
 Draws = Callable[[], Iterator[Tensor | None]]
 
 
@@ -72,6 +73,10 @@ class Eot:
         if mode == "fresh":
             return lambda: self._drawn(like, generator)
         state = generator.get_state()
+        size = self.effective_draws * self.model.encoder.steps * like.numel() * like.element_size()
+        if size <= KEPT_BYTES:
+            kept = list(self._drawn(like, generator))
+            return lambda: iter(kept)
         for _ in self._drawn(like, generator):  # leave the generator behind the noise that is replayed
             pass
         return lambda: self._drawn(like, torch.Generator(generator.device).set_state(state))
