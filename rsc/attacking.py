@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rsc.commands import twin
+from rsc.errors import UsageError
 from rsc.evaluation import AttackPlan, Deployed, evaluate, evaluation_cost
 from rsc.hw_targets import deploy
 from rsc.material import Material
@@ -29,7 +30,7 @@ class AttackOptions:
     Fields:
         few: images that slow targets are shown; few_draws: and noise draws of each.
         integer: also attack the exact integers of the Loihi program (white-box, straight-through).
-        health: run the sanity checks.
+        health: run the sanity checks; the twin's report is then among the results, whatever the targets.
         state: folder that keeps finished parts; the same command goes on with it.
         name: of the model, for reports.
     """
@@ -40,6 +41,14 @@ class AttackOptions:
     health: bool = False
     state: Path | None = None
     name: str = "model"
+
+    def __post_init__(self) -> None:
+        if self.few < 1 or self.few_draws < 1:
+            raise UsageError(
+                f"Slow targets were given {self.few} images and {self.few_draws} draws.",
+                "At least one of each is needed.",
+                "Raise --few.",
+            )
 
 
 def attack_on(
@@ -59,13 +68,14 @@ def attack_on(
     options, listener = options or AttackOptions(), listener or Silent()
     data = material.perturbable(program)
     model = twin(program, options.name)
+    plan.check(data.images, model.bounds)
     extra = _integers(program, options)
-    others = [spec for spec in on if spec != "torch"]
+    others = list(dict.fromkeys(spec for spec in on if spec != "torch"))
     asked = repr((plan, options.integer, sorted(others)))
     question = digest_of(program.digest, asked, data.images, data.targets)
     with contextlib.ExitStack() as stack:
         deployed = [_place(spec, stack.enter_context(deploy(program, spec)), options) for spec in others]
-        cost = evaluation_cost(model, data.images, plan, deployed, extra)
+        cost = evaluation_cost(model, data.images, plan, deployed, extra, options.health)
         listener.stage(f"attacking {len(data)} images: {timed(cost, model, data.images, data.targets)}")
         reports = evaluate(
             model,
@@ -78,7 +88,8 @@ def attack_on(
             journal=Journal(options.state, question),
             health=options.health,
         )
-    return reports if "torch" in on or not on else reports[1:]
+    shown = "torch" in on or not on or options.health  # the checks of the attack itself are the twin's
+    return reports if shown else reports[1:]
 
 
 def _integers(program: Program, options: AttackOptions) -> list[ModuleModel]:

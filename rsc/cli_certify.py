@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from rsc.console import emit, progress, show
+from rsc.console import emit, progress, reported, show
 from rsc.feeding import Flat, Images, Reading
 
 if TYPE_CHECKING:
@@ -36,13 +36,14 @@ def certify(
     state: Path | None = None,
     chunk: int = 1024,
     batch: int | None = None,
+    report: Path | None = None,
     images: Flat[Images] = Images(most=100),
     json: bool = False,
 ) -> None:
     """Certify radii of the voted classifier: L2 for Gaussian encoders, L1 for coins.
 
     With --state the work goes on after a kill, and several processes share it: torchrun --nproc-per-node 8
-    --no-python rsc certify ... --state FOLDER. All numbers of draws are fixed beforehand.
+    --no-python -- rsc certify ... --state FOLDER. All numbers of draws are fixed beforehand.
 
     Args:
         on: target whose predictions are certified.
@@ -60,18 +61,25 @@ def certify(
         state: folder that keeps the tallies.
         chunk: draws per unit of work.
         batch: runs per call, the bound on memory; chosen by the size of the frames by default.
+        report: folder whose report (report.html, .md, .json) takes the result in, beside earlier ones.
         json: print the report as JSON.
     """
+    import msgspec
+
     from rsc.commands import certify_on, numbers, on_grid
-    from rsc.robustness.certify import Plan
+    from rsc.errors import UsageError
+    from rsc.robustness.certify import Plan, check_radii
     from rsc.robustness.certify_count import Share
 
     require_state(Share.of_process(), state)
     plan = Plan(select, draws, alpha, together, paired, images.seed, chunk, batch, levels)
     loaded, material = on_grid(Reading().program(program), grid), images.material(program)
     limits = numbers(radii, "--radii")
+    check_radii(limits)
+    if vote < 0:
+        raise UsageError(f"--vote is {vote}.", "Runs cannot be negative.", "Use 0 for no vote, or more.")
     with progress() as listener:
-        report = certify_on(
+        found = certify_on(
             loaded,
             on,
             material,
@@ -83,8 +91,12 @@ def certify(
             state=state,
             listener=listener,
         )
-    if Share.of_process().rank == 0:
-        emit(report) if json else show(*certificate_lines(report))
+    if Share.of_process().rank > 0:
+        return
+    found = msgspec.structs.replace(found, model=program.resolve().stem)
+    if report is not None:
+        reported(report, [found])
+    emit(found) if json else show(*certificate_lines(found))
 
 
 def require_state(share: Any, state: Path | None) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from rsc.console import emit, progress, show, show_part
+from rsc.console import emit, progress, reported, show, show_part
 from rsc.feeding import Flat, Images, Reading
 
 Words = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")]
@@ -33,6 +33,7 @@ def attack(
     few: int = 8,
     health: bool = False,
     state: Path | None = None,
+    report: Path | None = None,
     images: Flat[Images] = Images(most=100),
     json: bool = False,
 ) -> None:
@@ -55,8 +56,10 @@ def attack(
         draws: noise draws per image when scoring.
         grid: round images to so many levels before scoring (255 for 8 bit); 0 for none.
         few: images that slow targets (lava, reference) are shown.
-        health: run the sanity checks of the evaluation.
+        health: run the sanity checks of the evaluation, R1 to R20; on slow targets those that are
+            about the target.
         state: folder that keeps finished parts; the same command goes on with it.
+        report: folder whose report (report.html, .md, .json) takes the result in, beside earlier ones.
         json: print the reports as JSON.
     """
     from rsc.attacking import AttackOptions, attack_on
@@ -74,6 +77,8 @@ def attack(
     options = AttackOptions(few, 2, integer, health, state, program.resolve().stem)
     with progress() as listener:
         reports = attack_on(loaded, on, material, plan, options, listener)
+    if report is not None:
+        reported(report, reports)
     if json:
         emit({"robustness": reports})
         return

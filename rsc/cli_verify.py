@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from rsc.console import emit, progress, show
+from rsc.console import emit, progress, reported, show
 from rsc.feeding import Flat, Images, Reading
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def verify(
     refine: float = 0.0,
     images: Flat[Images] = Images(most=100),
     state: Path | None = None,
+    report: Path | None = None,
     json: bool = False,
 ) -> None:
     """Prove L_inf balls for the deployed integers: bounds of every neuron for all images of a ball.
@@ -40,6 +41,8 @@ def verify(
         alpha: allowed probability of a false certificate, per image.
         refine: seconds of branch and bound for every ball that the bounds leave open.
         state: file that keeps finished images; the same command goes on with it.
+        report: folder whose report (report.html, .md, .json) takes the result in, beside earlier ones.
+        json: print the report as JSON.
     """
     from rsc.robustness.verify import VerifyPlan
     from rsc.robustness.verify import verify as run
@@ -49,7 +52,7 @@ def verify(
     radii = tuple(part.strip() for part in eps.split(","))
     plan = VerifyPlan(radii, draws, select, alpha, images.seed, refine, on)
     with progress() as listener:
-        report = run(
+        found = run(
             loaded,
             data.images,
             data.targets,
@@ -59,7 +62,9 @@ def verify(
             state=state,
             listener=listener,
         )
-    emit(report) if json else show(*report_lines(report))
+    if report is not None:
+        reported(report, [found])
+    emit(found) if json else show(*report_lines(found))
 
 
 def report_lines(report: VerifyReport) -> Sequence[Any]:
@@ -74,8 +79,9 @@ def report_lines(report: VerifyReport) -> Sequence[Any]:
     table = Table("eps", *columns, "refuted", "never fire", "always", "undecided")
     for row in report.rows:
         cells = [_share(getattr(row, field), row.intervals[field]) for field in columns.values()]
-        counts = (f"{getattr(row, name):.1%}" for name in ("refuted", "never", "always", "unstable"))
-        table.add_row(row.eps_text, *cells, *counts)
+        refuted = f"{row.refuted:.1%}" if report.refine_s else "not sought"
+        counts = (f"{getattr(row, name):.1%}" for name in ("never", "always", "unstable"))
+        table.add_row(row.eps_text, *cells, refuted, *counts)
     clean = report.clean
     lines = [
         f"{report.model} on {report.target}: {clean.n} images x {report.draws} draws, clean accuracy "

@@ -31,6 +31,7 @@ from rsc.report.value import TargetRow
 from rsc.results import Issue, Keys, Probe, RunResult
 from rsc.robustness.certify import Plan, certify, vote_or_abstain
 from rsc.robustness.model import ModuleModel, from_module
+from rsc.robustness.plan import duration
 from rsc.robustness.predict import Generated
 from rsc.robustness.results import Accuracy, CertifyReport
 from rsc.robustness.statistics import wilson
@@ -283,7 +284,8 @@ def certify_on(
         subject = _generated(program, fast) if noise == "generator" else fast
         each = seconds_per_run(fast, data.images[:1], data.ids[:1])
         runs = plan.runs(len(data), twin is not None) + vote * len(data)
-        listener.stage(f"certifying {len(data)} images on {on}: {runs:,} runs, about {runs * each:.3g} s")
+        took = duration(runs * each)
+        listener.stage(f"certifying {len(data)} images on {on}: {runs:,} runs, about {took}")
         report = certify(
             subject,
             data.images,
@@ -318,12 +320,16 @@ def _generated(program: Program, model: DeployedModel) -> Generated:
 
 
 def seconds_per_run(model: DeployedModel, image: np.ndarray, ids: np.ndarray, runs: int = 32) -> float:
-    """Of one image in a batch, by a trial on noise that serves nothing else."""
-    x, keys = np.repeat(image, runs, 0), Keys(0, np.repeat(ids, runs), np.arange(runs))
-    model.run(x[:1], keys.replace(samples=keys.samples[:1], draw=0), Probe(counts=False))
-    start = time.perf_counter()
-    model.run(x, keys, Probe(counts=False))
-    return (time.perf_counter() - start) / runs
+    """Of one image in a batch, by a trial on noise of its own, a larger one on quick targets."""
+    model.run(image, Keys(0, ids, 0), Probe(counts=False))
+    for size in (runs, 16 * runs):
+        x, keys = np.repeat(image, size, 0), Keys(0, np.repeat(ids, size), np.arange(size))
+        start = time.perf_counter()
+        model.run(x, keys, Probe(counts=False))
+        took = time.perf_counter() - start
+        if took > 0.05:
+            break
+    return took / size
 
 
 def lint_findings(

@@ -36,6 +36,17 @@ def show_part(**sections: Any) -> None:
     show(*terminal_tables(Report(title="", created=utc_now(), **sections)))
 
 
+def reported(folder: Any, found: Sequence[Any]) -> None:
+    """Results as a part of the report of a folder."""
+    import torch
+
+    from rsc.report.add import add_to_report
+
+    words = sys.argv[1:] if sys.argv[0].endswith("rsc") else ()  # else somebody else's program
+    add_to_report(folder, found, words, torch.get_num_threads())
+    sys.stderr.write(f"Report: {folder / 'report.html'} (also .md and .json)\n")
+
+
 def lava_line(status: Any) -> str:
     """State of the Lava environment in one line."""
     if not status.available:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -19,18 +20,28 @@ from rsc.robustness.attacks import Adversarial, Attack
 from rsc.robustness.ensemble import Member, ensemble
 from rsc.robustness.eot import Eot
 from rsc.robustness.evaluate import Runs, Scoring, attack_row, compare, craft, measure, qte
-from rsc.robustness.health import check_health
+from rsc.robustness.health import applicable, check_health
+from rsc.robustness.health_cost import health_cost
 from rsc.robustness.journal import Journal
-from rsc.robustness.model import ModuleModel, StochasticModel
+from rsc.robustness.model import ModuleModel, StochasticModel, label_of
 from rsc.robustness.plan import AttackPlan, Cost, cost_of
 from rsc.robustness.predict import as_predictor, name_of, source_of
 from rsc.robustness.proving import Verifier, interval_verifier
-from rsc.robustness.results import AttackRow, Curve, PairedDifference, RobustnessReport
+from rsc.robustness.results import AttackRow, Curve, HealthCheck, PairedDifference, RobustnessReport
 from rsc.robustness.study import Study
 
 __all__ = ["AttackPlan", "Cost", "Deployed", "evaluate", "evaluation_cost"]
 
 HEALTH_IMAGES = 64
+SLOW_CERTIFICATES = 40  # draws that R17 estimates with on targets that take few draws
+ABOUT_TARGETS = (
+    "R1",
+    "R2",
+    "R14",
+    "R17",
+    "R19",
+    "R20",
+)  # others judge the attack; few runs mislead
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +71,7 @@ def evaluate(
     Args:
         model: differentiable model the images are crafted on.
         x: images [B, ...]; y: labels [B].
-        on_progress: called with attacks done and all attacks.
+        on_progress: called with attacks and checks done and all of them.
         extra: further differentiable forms of the same program, e.g. its integer twin.
         journal: keeps finished parts; the same question goes on from there.
         health: run the sanity checks, on at most 64 images and the strongest attack of the plan.
@@ -76,7 +87,10 @@ def evaluate(
     members = plan.members(model, extra, _classes(model, images))
     scoring = Scoring(plan.draws, plan.seed, plan.levels, plan.seed)
     todo = [(value, text) for value, text in plan.strengths()]
-    done, total = 0, len(todo) * len(members)
+    wanted = health and todo and isinstance(model, ModuleModel)
+    studies = [_study(model, site, plan) for site in sites] if wanted else []  # type: ignore[arg-type]
+    ids = [_fitting(study, site) for study, site in zip(studies, sites, strict=False)]
+    done, total = 0, len(todo) * len(members) + sum(map(len, ids))
     for value, text in todo:
         found = []
         for k, member in enumerate(members):
@@ -92,11 +106,13 @@ def evaluate(
     reports = [site.report() for site in sites]
     left_out = tuple(plan.not_tried(model, extra, _classes(model, images)))
     reports = [msgspec.structs.replace(report, not_tried=left_out) for report in reports]
-    if health and todo and isinstance(model, ModuleModel):
-        reports = [
-            msgspec.structs.replace(report, checks=_checks(model, site, plan, scoring))
-            for report, site in zip(reports, sites, strict=True)
-        ]
+    for at, (site, study) in enumerate(zip(sites, studies, strict=False)):
+        checks = []
+        for check in ids[at]:
+            checks.append(site.check(study, check))
+            done += 1
+            on_progress(done, total)
+        reports[at] = msgspec.structs.replace(reports[at], checks=tuple(checks))
     return tuple(reports)
 
 
@@ -106,14 +122,24 @@ def evaluation_cost(
     plan: AttackPlan,
     deployed: Sequence[Deployed] = (),
     extra: Sequence[ModuleModel] = (),
+    health: bool = False,
 ) -> Cost:
-    """Network runs of `evaluate`, at most, health checks left out."""
+    """Network runs of `evaluate`, at most; of the health checks about as many as they take."""
     images = torch.from_numpy(np.asarray(x[:1], np.float32))
     members = plan.members(model, extra, _classes(model, images))
     targets = {"torch": (len(x), plan.draws)}
     for d in deployed:
         targets[d.spec] = (min(d.images or len(x), len(x)), d.draws or plan.draws)
-    return cost_of(plan, members, len(x), targets)
+    cost = cost_of(plan, members, len(x), targets)
+    if not (health and plan.strengths() and isinstance(model, ModuleModel)):
+        return cost
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    sites = _sites(model, torch.from_numpy(np.asarray(x, np.float32)), labels, plan, deployed)
+    checks = {}
+    for site in sites:
+        study = _study(model, site, plan)
+        checks[site.target] = health_cost(study, _fitting(study, site))
+    return dataclasses.replace(cost, checking=checks)
 
 
 def _sites(
@@ -122,11 +148,12 @@ def _sites(
     y: torch.Tensor,
     plan: AttackPlan,
     deployed: Sequence[Deployed],
-    journal: Journal,
+    journal: Journal | None = None,
 ) -> list[_Site]:
-    first = _Site(None, model, x, y, plan.draws, plan, journal)
+    journal, subject = journal or Journal(), label_of(model)
+    first = _Site(None, model, x, y, plan.draws, plan, journal, subject)
     others = [
-        _Site(d, d.model, x[: d.images], y[: d.images], d.draws or plan.draws, plan, journal)
+        _Site(d, d.model, x[: d.images], y[: d.images], d.draws or plan.draws, plan, journal, subject)
         for d in deployed
     ]
     return [first, *others]
@@ -173,13 +200,18 @@ class _Site:
         draws: int,
         plan: AttackPlan,
         journal: Journal,
+        subject: str,
     ) -> None:
         self.deployed, self.predict, self.x, self.y, self.draws = deployed, predict, x, y, draws
-        self.plan, self.journal = plan, journal
+        self.plan, self.journal, self.subject = plan, journal, subject
         self.target = deployed.spec if deployed else "torch"
-        self.clean = self.runs("clean", x)
         self.rows: list[AttackRow] = []
         self.differences: list[PairedDifference] = []
+
+    @cached_property
+    def clean(self) -> Runs:
+        """Predictions on the images as they are."""
+        return self.runs("clean", self.x)
 
     def runs(self, name: str, x: torch.Tensor, draws: int | None = None) -> Runs:
         """Predictions on the scoring noise, kept in the journal."""
@@ -219,13 +251,36 @@ class _Site:
             baseline=self.clean.scores(),
             scores=runs.scores(),
         )
-        self.rows.append(msgspec.structs.replace(row, target=self.target, attack=title or row.attack))
+        made = label_of(eot.model)
+        row = msgspec.structs.replace(
+            row,
+            target=self.target,
+            model=self.subject,
+            attack=title or row.attack,
+            crafted_on=made if self.deployed or made != self.subject else "",
+        )
+        self.rows.append(row)
         if self.deployed:
             there = twin.runs(f"{name} for {self.target}", part.x, self.draws)
-            here = dataclasses.replace(
-                runs, name=f"{self.target} under {title or attack.title} at eps {text}"
-            )
+            here = dataclasses.replace(runs, name=f"{self.target} under {self._made(row)} at eps {text}")
             self.differences.append(compare(dataclasses.replace(there, name="torch"), here))
+
+    def _made(self, row: AttackRow) -> str:
+        """What made the images of a row: as "pgd through rga", and on what, if not on the twin."""
+        through = "" if row.surrogate in ("", "model") or row.attack == "ensemble" else row.surrogate
+        parts = (row.attack, through and f"through {through}")
+        on = "" if row.crafted_on == self.subject else f"on {row.crafted_on}"
+        return " ".join(part for part in (*parts, on) if part)
+
+    def check(self, study: Study, check: str) -> HealthCheck:
+        """One health check, kept in the journal."""
+
+        def make() -> dict[str, np.ndarray]:
+            (found,) = check_health(study, [check])
+            return {"found": np.frombuffer(msgspec.json.encode(found), np.uint8)}
+
+        kept = self.journal.part(f"check {check} {self.target} {len(study.x)} {self.draws}", make)
+        return msgspec.json.decode(kept["found"].tobytes(), type=HealthCheck)
 
     def add_ensemble(
         self,
@@ -265,7 +320,7 @@ class _Site:
             curves.append(Curve(rows, *qte(strengths, accuracies)))
         return RobustnessReport(
             target=self.target,
-            model=self.rows[0].model if self.rows else getattr(self.predict, "name", "model"),
+            model=self.subject,
             clean=self.clean.scores(),
             attacks=tuple(self.rows),
             curves=tuple(curves),
@@ -278,12 +333,14 @@ def _maker(row: AttackRow) -> tuple[str, ...]:
     return row.attack, row.surrogate, row.crafted_on, row.model
 
 
-def _checks(model: ModuleModel, site: _Site, plan: AttackPlan, scoring: Scoring):
-    """Health of the evaluation on one target, at the middle strength."""
+def _study(model: ModuleModel, site: _Site, plan: AttackPlan) -> Study:
+    """What the health checks look at on one target, at the middle strength."""
     strengths = [value for value, _ in plan.strengths()]
     n = min(HEALTH_IMAGES, len(site.x))
-    attack = max(plan.attacks(), key=lambda a: (a.name in ("pgd", "apgd", "sa_pgd"), a.steps))
-    study = Study(
+    fitting = plan.attacks(_classes(model, site.x))
+    attack = max(fitting, key=lambda a: (a.name in ("pgd", "apgd", "sa_pgd"), a.steps))
+    slow = site.deployed is not None and site.deployed.draws is not None
+    return Study(
         model,
         site.x[:n],
         site.y[:n],
@@ -291,11 +348,17 @@ def _checks(model: ModuleModel, site: _Site, plan: AttackPlan, scoring: Scoring)
         attack,
         eot=plan.eot,
         strengths=tuple(strengths),
-        scoring=dataclasses.replace(scoring, draws=site.draws),
+        scoring=Scoring(site.draws, plan.seed, plan.levels, plan.seed),
         predict=site.predict if site.deployed else None,
         verify=_verifier(site),
+        certify_n=SLOW_CERTIFICATES if slow else Study.certify_n,
     )
-    return check_health(study)
+
+
+def _fitting(study: Study, site: _Site) -> list[str]:
+    """Checks that a study allows; on targets that are shown few images those of the target itself."""
+    few = site.deployed is not None and site.deployed.images is not None
+    return [check for check in applicable(study) if check in ABOUT_TARGETS or not few]
 
 
 def _verifier(site: _Site) -> Verifier | None:

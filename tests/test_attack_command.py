@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,12 +15,13 @@ from rsc.attacking import AttackOptions, attack_on
 from rsc.bundle import Bundle
 from rsc.cli import main
 from rsc.commands import twin
-from rsc.errors import UsageError
+from rsc.errors import MalformedFile, UsageError
 from rsc.evaluation import AttackPlan, Deployed, evaluate, evaluation_cost
 from rsc.hw_targets import deploy
 from rsc.material import Material
 from rsc.pipeline import Packed, to_bundle
 from rsc.program import Program
+from rsc.report import read_report
 from rsc.robustness.attacks import Attack
 from rsc.robustness.journal import Journal, digest_of
 from rsc.robustness.qte import qte
@@ -54,8 +56,11 @@ def test_the_standard_attack_reports_three_accuracies_per_target_and_what_was_le
     assert set(reports) == {"torch", "loihi"}
     for report in reports.values():
         rows = report["attacks"]
-        through = {(row["attack"], row["surrogate"], row["model"]) for row in rows}
-        assert ("sa_pgd", "rga", "small") in through
+        assert {row["model"] for row in rows} == {
+            "small"
+        }  # whoever made the images, it is this that is scored
+        through = {(row["attack"], row["surrogate"], row["crafted_on"]) for row in rows}
+        assert ("sa_pgd", "rga", "" if report["target"] == "torch" else "small") in through
         assert ("apgd", "atan", "small (integers)") in through
         best = [row for row in rows if row["attack"] == "ensemble"]
         assert len(best) == 1
@@ -68,7 +73,9 @@ def test_the_standard_attack_reports_three_accuracies_per_target_and_what_was_le
         assert "gradient hart" in report["not_tried"]
         assert "gradient atan" not in report["not_tried"]  # the network's own
         assert "attack pgd" not in report["not_tried"]
-    assert len(reports["loihi"]["differences"]) == len(reports["loihi"]["attacks"])
+    pairs = [d["second"] for d in reports["loihi"]["differences"]]
+    assert len(set(pairs)) == len(pairs) == len(reports["loihi"]["attacks"])
+    assert "loihi under apgd through atan on small (integers) at eps 0.2" in pairs
     assert re.search(r"attacking 4 images: [\d,]+ runs to make the images, about .*; to score them: ", err)
 
 
@@ -79,26 +86,60 @@ def test_misuse_on_the_command_line_is_refused(bundle: Path, capsys: pytest.Capt
     code, _, err = run(capsys, "attack", bundle, "--surrogates", "atann", *QUICK)
     assert code == 2
     assert "atan" in err
+    code, _, err = run(capsys, "attack", bundle, "--few", -1, *QUICK)
+    assert code == 2
+    assert "--few" in err
 
 
-def test_health_checks_join_the_report(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(
-        capsys, "attack", bundle, "--eps", "0,0.05", "--attacks", "pgd", "--health", "--json", *QUICK
-    )
+def test_balls_that_hold_no_other_image_of_the_grid_are_refused_before_anything_is_kept(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One level of digits is 1/16: an attack of 8/255 could move nothing, and all would look robust."""
+    kept = ("--state", tmp_path / "s", *QUICK)
+    for eps, grid, said in (
+        ("0,8/255", 16, "holds no other image"),
+        ("0.1", 255, "not on a grid"),
+        ("0.1", -4, "-4"),
+    ):
+        code, _, err = run(capsys, "attack", bundle, "--eps", eps, "--grid", grid, *kept)
+        assert code == 2
+        assert said in err
+        assert not (tmp_path / "s").exists()
+    AttackPlan(("0", "1/16"), levels=16).check(np.array([[0.0, 15 / 16, 1.0]], np.float32), (0.0, 1.0))
+
+
+def test_health_checks_join_the_report_cost_what_was_said_and_are_made_once(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("attack", bundle, "--eps", "0,0.05", "--attacks", "pgd", "--health", "--json")
+    words += ("--state", tmp_path, "--report", tmp_path / "r", *QUICK)
+    code, out, err = run(capsys, *words)
     assert code == 0, err
+    assert re.search(r"health checks: about [\d,]+ runs to attack, about .*, to score: [\d,]+ on torch", err)
     (report,) = json.loads(out)["robustness"]
     assert {"R1", "R2", "R8", "R10", "R16"} <= {check["id"] for check in report["checks"]}
     assert all(check["numbers"] for check in report["checks"])
+    monkeypatch.setattr(Attack, "__call__", lambda *_, **__: pytest.fail("attacked twice"))
+    assert run(capsys, *words)[:2] == (0, out)
+    shown = read_report(tmp_path / "r")  # once, though the command ran twice
+    assert json.loads(msgspec.json.encode(shown.robustness)) == [report]
+    html = (tmp_path / "r" / "report.html").read_text()
+    for text in ("Right every time", "Can these numbers be trusted?", "Not tried"):
+        assert text in html
 
 
 def test_slow_targets_take_few_images(program: Program, digits: data.Dataset) -> None:
     plan = AttackPlan(("0.1",), steps=2, eot=1, draws=4, names=("fgsm",))
-    reports = attack_on(program, ("loihi", "reference"), Material(data=digits), plan, AttackOptions(few=3))
+    options = AttackOptions(few=3, health=True)
+    reports = attack_on(program, ("reference",), Material(data=digits.head(12)), plan, options)
     assert [(r.target, r.clean.vote.n, r.clean.vote.draws) for r in reports] == [
-        ("loihi", 16, 4),
+        ("torch", 12, 4),
         ("reference", 3, 2),
     ]
     assert reports[1].differences[0].n == 3
+    asked = [[check.id for check in report.checks] for report in reports]
+    assert asked[0] == [f"R{k}" for k in range(1, 19)]
+    assert asked[1] == ["R1", "R2", "R14", "R17", "R20"]  # six runs say nothing about the attack
 
 
 def test_it_goes_on_where_it_was_stopped(
@@ -139,6 +180,15 @@ def test_parts_are_kept_exactly(tmp_path: Path) -> None:
     kept = journal.part("p", lambda: pytest.fail("made twice"))  # type: ignore[arg-type,return-value]
     assert kept["x"].dtype == np.float32
     assert np.array_equal(kept["x"], made["x"])
+    (part,) = (tmp_path / "a").glob("*.npz")
+    whole = part.read_bytes()
+    for damaged in (b"", b"x", whole[: len(whole) // 2], whole.replace(b"x.npy", b"y.npz")[:-3]):
+        part.write_bytes(damaged)
+        with pytest.raises(MalformedFile, match="holds no finished part"):
+            journal.part("p", lambda: made)
+    (tmp_path / "a" / "question.txt").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="another evaluation"):
+        Journal(tmp_path / "a", "q")
     assert digest_of("a", "b") != digest_of("ab")
     assert digest_of(np.zeros(2, np.float32)) != digest_of(np.zeros(2, np.float64))
 

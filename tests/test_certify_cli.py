@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from rsc.cli import main
 from rsc.encoder_spec import EncoderSpec
 from rsc.export.writer import write_program
 from rsc.program import Program
+from rsc.report import read_report
 from rsc.robustness.results import CertifyReport
 
 
@@ -129,3 +131,51 @@ def test_other_ranks_print_nothing(
     monkeypatch.setenv("RANK", "1")
     code, out, _ = call(capsys, *fixed)
     assert (code, out) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--draws", 0), ("--paired", 0), ("--batch", 0), ("--levels", -3), ("--alpha", 2), ("--seed", -1),
+        ("--radii=-1,0.1",), ("--radii", "0,nan"), ("--vote=-1",),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_before_anything_is_drawn(
+    file: Path, capsys: pytest.CaptureFixture[str], wrong: tuple[object, ...]
+) -> None:
+    code, _, err = call(capsys, file, "--n", 1, *wrong)
+    assert code == 2
+    assert "certifying" not in err
+    assert "defect" not in err
+
+
+def test_too_few_draws_and_pairs_say_so_and_the_number_they_name_suffices(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """alpha^(1/n) > 1/2 takes ten draws at 0.001; with 50 pairs 1 - 0.0005^(1/50) = 0.141 of pA more."""
+    fixed = (file, "--n", 1, "--select", 5, "--draws", 9)
+    said = " ".join(certified(capsys, *fixed).advice)
+    assert "9 draws can certify nothing at this alpha: it takes 10 at least." in said
+    assert certified(capsys, *fixed[:-1], 10).ceiling > 0
+    moved = (*fixed, "--on", "loihi", "--twin", "torch")
+    said = " ".join(certified(capsys, *moved, "--paired", 50).advice)
+    assert "The 50 paired draws take 0.141 of pA" in said
+    least = int(re.search(r"it takes (\d+) at least", said)[1])  # type: ignore[index]
+    assert certified(capsys, *moved[:6], least, *moved[7:], "--paired", 50).ceiling > 0
+    assert "it takes more paired draws" in " ".join(certified(capsys, *moved, "--paired", 3).advice)
+
+
+def test_certificates_join_the_report_of_a_folder(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same question replaces its answer, another target stands beside it."""
+    fixed = (file, "--n", 2, "--select", 10, "--report", tmp_path)
+    certified(capsys, *fixed, "--draws", 20)
+    first = certified(capsys, *fixed, "--draws", 30)
+    second = certified(capsys, *fixed, "--draws", 30, "--on", "loihi", "--grid", 240)
+    assert read_report(tmp_path).certificates == (first, second)
+    assert first.model == file.stem
+    html = (tmp_path / "report.html").read_text()
+    assert "Certified accuracy" in html
+    assert "integers only" in html

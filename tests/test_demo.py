@@ -77,11 +77,16 @@ def test_both_networks_were_attacked_certified_and_priced(made: tuple[Report, Pa
 
 def test_what_was_not_tried_is_what_the_plan_left_out(made: tuple[Report, Path]) -> None:
     report, _ = made
-    (sentence,) = [line for line in report.not_done if line.startswith("Not tried")]
-    attacks = sentence.partition("attacks ")[2].partition(";")[0].split(", ")
+    spiking, ann = [line for line in report.not_done if line.startswith("Not tried")]
     ran = {row.attack for r in report.robustness for row in r.attacks}
-    assert {"apgd", "sa_pgd", "square", "spsa"} <= set(attacks)
-    assert not ran & set(attacks)
+    for sentence in (spiking, ann):
+        attacks = sentence.partition("attacks ")[2].rstrip(".").partition(";")[0].split(", ")
+        assert {"apgd", "sa_pgd", "square", "spsa"} <= set(attacks)
+        assert not ran & set(attacks)
+    assert spiking.startswith("Not tried on RSC-II, direct SNN: ")
+    assert "gradients atan:10, triangle" in spiking  # atan is their own
+    assert ann.startswith("Not tried on ANN, smoothed ANN: ")
+    assert "gradients" not in ann  # it has no spikes
 
 
 def test_integers_in_onnx_runtime_equal_the_loihi_model(made: tuple[Report, Path]) -> None:

@@ -180,7 +180,9 @@ def test_whole_box_above_chance_fails(value: float, expected: str) -> None:
     assert status(stub({("pgd", 1.0, None): value}, whole_box=1.0, classes=10), "R4") == expected
 
 
-@pytest.mark.parametrize(("iterated", "expected"), [(0.5, "PASS"), (0.605, "PASS"), (0.7, "FAIL")])
+@pytest.mark.parametrize(
+    ("iterated", "expected"), [(0.5, "PASS"), (0.605, "PASS"), (0.615, "WARN"), (0.7, "FAIL")]
+)
 def test_iterating_weaker_than_one_step_fails(iterated: float, expected: str) -> None:
     assert status(stub({("fgsm", 0.1, None): 0.6, ("pgd", 0.1, None): iterated}), "R5") == expected
 
@@ -342,6 +344,29 @@ def test_losses_that_do_not_fit_the_classes_are_found_out() -> None:
     assert (found.status, found.numbers["classes"], found.numbers["classes_needed"]) == ("FAIL", 2, 3)
     blunt = dataclasses.replace(trained(), differentiable=False)
     assert status(study(blunt), "R15") == "FAIL"
+
+
+@pytest.mark.parametrize(("levels", "expected"), [(2, "PASS"), (3, "FAIL")])
+def test_images_of_eight_bits_are_legal_to_the_level_and_no_further(levels: int, expected: str) -> None:
+    """Two float32 pixels next to their levels may differ by a little more than two levels of 1/255."""
+    x = torch.arange(254, dtype=torch.float32)[None] / 255
+    moved = (torch.arange(254, dtype=torch.float32) + levels).clamp(max=255)[None] / 255
+    fields: dict[str, Any] = {
+        "x": x,
+        "found": lambda a, e: SimpleNamespace(x=moved),
+        "scoring": Scoring(levels=255),
+        "eps": 2 / 255,
+        "rounding": dict,
+    }
+    assert float((moved.double() - x.double()).max()) > levels / 255
+    assert status(stub({}, **fields), "R14") == expected
+
+
+def test_an_attack_that_moves_nothing_fails() -> None:
+    """On a grid of 1/16 no image but the clean one is within 0.03: the accuracy would be the clean one."""
+    found = check_health(study(scoring=Scoring(levels=16), eps=0.03), ["R14"])[0]
+    assert (found.status, found.numbers["largest_norm"]) == ("FAIL", 0)
+    assert "No image was moved" in found.next_step
 
 
 def test_rounding_is_reported_before_and_after() -> None:

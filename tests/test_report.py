@@ -274,7 +274,9 @@ def test_the_glance_shows_the_strongest_attack_the_certificate_and_the_cost() ->
 def test_white_box_and_replayed_attacks_stand_apart() -> None:
     row = cells(sample(), "robust")[0]
     assert row["White box, where the model was attacked"] == "61.2 % [57.2, 65.2] torch (pgd)"
-    assert row["Same images replayed on a target"] == "60.0 % [56.0, 64.0] loihi (transfer)"
+    assert (
+        row["Same images replayed on a target"] == "60.0 % [56.0, 64.0] loihi (transfer of RSC-II on torch)"
+    )
 
 
 def test_failed_checks_come_first_and_say_what_to_do() -> None:

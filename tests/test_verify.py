@@ -26,6 +26,7 @@ from rsc.hw_targets.loihi import LoihiModel
 from rsc.networks import NetworkSpec, build
 from rsc.program import Program
 from rsc.progress import Silent
+from rsc.report import read_report
 from rsc.results import Keys, Probe
 from rsc.robustness.attacks import Apgd, Attack, Fgsm, Pgd, RandomNoise, SaPgd, Spsa, Square
 from rsc.robustness.branch_and_bound import branch_and_bound
@@ -294,7 +295,7 @@ def test_the_verb_states_its_cost_and_prints_a_report_or_json(tmp_path: Path, ca
     )
     bundle.save(tmp_path / "b")
     words = ["verify", str(tmp_path / "b"), "--eps", "0,1/255", "--n", "3", "--draws", "4", "--select", "5"]
-    words += ["--state", str(tmp_path / "s.json")]
+    words += ["--state", str(tmp_path / "s.json"), "--report", str(tmp_path / "r")]
     for extra in ([], ["--json"]):
         with pytest.raises(SystemExit) as stop:
             main([*words, *extra])
@@ -303,6 +304,11 @@ def test_the_verb_states_its_cost_and_prints_a_report_or_json(tmp_path: Path, ca
         if extra:
             assert json.loads(shown.out)["rows"][1]["eps_text"] == "1/255"
             assert "verifying" not in shown.err  # it was finished
+            (kept,) = read_report(tmp_path / "r").verification
+            assert json.loads(msgspec.json.encode(kept)) == json.loads(shown.out)
         else:
             assert "24 boxes" in shown.err
             assert "1/255" in shown.out
+            said = " ".join(shown.out.split())
+            assert "4 draws can certify no vote at this alpha, even if all are proved: it takes 10." in said
+            assert "not sought" in said

@@ -8,7 +8,7 @@ from rsc.report.value import Report
 from rsc.robustness.results import AttackRow, HealthCheck, PairedDifference, RobustnessReport
 
 OWN = "model"  # the surrogate of an attack that used the gradient the model came with
-ENSEMBLE = "ensemble"  # the row whose images are, one by one, the worst of several attacks
+ENSEMBLE = select.ENSEMBLE
 
 
 def deployment(report: Report) -> Table:
@@ -17,7 +17,7 @@ def deployment(report: Report) -> Table:
     columns = [
         *text("Model", "Ball"),
         *number("White box, where the model was attacked", "Same images replayed on a target"),
-        *number("Black box on a target", "n"),
+        *number("Black box", "n"),
     ]
     body = [
         _deployment_row(rows, budget, name)
@@ -33,8 +33,8 @@ def deployment(report: Report) -> Table:
 
 def _deployment_row(rows: tuple[AttackRow, ...], budget: select.Budget, name: str) -> list[object]:
     mine = [row for row in rows if row.model == name]
-    black = [row for row in mine if is_black_box(row)]
-    replayed = [row for row in mine if row.crafted_on and row not in black]
+    black = [row for row in mine if is_black_box(row) and not row.crafted_on]
+    replayed = [row for row in mine if row.crafted_on]
     white = [row for row in mine if row not in black and row not in replayed]
     kinds = [_by_target(kind, budget, name) for kind in (white, replayed, black)]
     ns = sorted({row.per_run.n for row in mine if (row.norm, row.eps) == budget})
@@ -51,7 +51,8 @@ def _by_target(rows: list[AttackRow], budget: select.Budget, name: str) -> str:
     for target in dict.fromkeys(row.target for row in rows):
         row = select.strongest(rows, budget, name, target)
         if row is not None:
-            found.append(f"{numbers.accuracy(row.per_run)} {target} ({row.attack})")
+            made = f" of {row.crafted_on}" if row.crafted_on not in ("", name) else ""
+            found.append(f"{numbers.accuracy(row.per_run)} {target} ({row.attack}{made})")
     return "; ".join(found) or numbers.NONE
 
 
@@ -151,14 +152,19 @@ def curves(report: Report) -> Table:
     ]
     body = []
     for r in report.robustness:
-        for curve in (c for c in r.curves if c.rows):
+        drawn = [c for c in r.curves if c.rows]
+        worst = [c for c in drawn if c.rows[-1].attack == ENSEMBLE]
+        for curve in worst or drawn:
             first = curve.rows[-1]
             strengths = ", ".join(row.eps_text or f"{row.eps:g}" for row in curve.rows)
             norm = select.NORMS.get(first.norm, first.norm)
             area = [numbers.small(curve.qte), numbers.percent(curve.qte_mean)]
             made = first.crafted_on or "itself"
             body.append([first.model, first.target, made, norm, maker_text(first), strengths, *area])
-    note = "QTE: trapezoid area under per-run accuracy over eps (Wu et al., arXiv 2407.20099)."
+    note = (
+        "QTE: trapezoid area under per-run accuracy over eps (Wu et al., arXiv 2407.20099). Where several"
+        " attacks were combined, of their worst images."
+    )
     return table("curves", "Accuracy over strength", columns, body, note)
 
 
@@ -169,8 +175,10 @@ def differences(report: Report) -> Table:
         *number("Per run, points", "Vote, points", "Right only in first / second", "McNemar p"),
         *number("Changed answers", "n × draws"),
     ]
-    found = (d for r in report.robustness for d in r.differences)
-    return table("differences", "Paired differences", columns, map(_difference_row, found))
+    found = [d for r in report.robustness for d in r.differences]
+    worst = [d for d in found if f" under {ENSEMBLE} at " in d.second]
+    note = f"Of {len(found)} pairs those of the worst images; report.json holds all." if worst else ""
+    return table("differences", "Paired differences", columns, map(_difference_row, worst or found), note)
 
 
 def _difference_row(d: PairedDifference) -> list[object]:

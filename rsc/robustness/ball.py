@@ -184,11 +184,16 @@ def _on_grid(z: Tensor, x: Tensor, levels: int, bounds: tuple[float, float]) -> 
     unit = (high - low) / levels
     home = ((x - low) / unit).round()
     if ((x - low) / unit - home).abs().max() > 1e-3:
-        raise UsageError(
-            f"The images are not on a grid of {levels} levels.",
-            "Rounding would then move them by itself.",
-            "Give the true number of levels (255 for 8-bit images), or 0.",
-        )
+        raise off_grid(levels)
     moved = (z - x) / unit
     # whole levels towards x; 1e-3 of a level forgives the rounding of x and eps themselves
     return low + (home + moved.sign() * (moved.abs() + 1e-3).floor()) * unit
+
+
+def off_grid(levels: int) -> UsageError:
+    """The error that images are not on their grid."""
+    return UsageError(
+        f"The images are not on a grid of {levels} levels.",
+        "Rounding would then move them by itself.",
+        "Give the true number of levels (255 for 8-bit images, 16 for digits), or 0.",
+    )

@@ -69,6 +69,17 @@ class Plan:
     batch: int | None = None
     levels: int | None = None
 
+    def __post_init__(self) -> None:
+        least = {"select": self.n0, "draws": self.n, "paired": self.paired, "chunk": self.chunk}
+        least |= {name: n for name in ("batch", "levels") if (n := getattr(self, name)) is not None}
+        for name, value in least.items():
+            if value < 1:
+                raise UsageError(f"{name} is {value}.", "At least one is needed.", f"Use {name} 1 or more.")
+        if not 0 < self.alpha < 1:
+            raise UsageError(f"alpha is {self.alpha}.", "It is a probability.", "Use 0 < alpha < 1.")
+        if self.seed < 0:
+            raise UsageError(f"The seed is {self.seed}.", "Seeds are not negative.", "Use 0 or more.")
+
     def alpha_for(self, images: int) -> float:
         """Per image."""
         return self.alpha / images if self.together else self.alpha
@@ -142,7 +153,7 @@ def certify(
     plan = dataclasses.replace(plan or Plan(), **fields)
     images, labels = plain(x), plain(y)
     ids = np.arange(len(images)) if samples is None else np.asarray(samples, np.int64)
-    _check(plan, images, labels, ids)
+    _check(images, labels, ids, () if radii is None else radii)
     predict = as_predictor(model)
     spec = encoder or encoder_of(predict)
     pair = None if target is None else _paired(predict, target, spec)
@@ -179,17 +190,25 @@ def _paired(twin: Any, target: Any, encoder: EncoderSpec) -> Pairs:
     return pair
 
 
-def _check(plan: Plan, images: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> None:
+def check_radii(radii: Sequence[float]) -> None:
+    """Radii of a table are finite and not negative.
+
+    Raises:
+        UsageError: one is not.
+    """
+    wrong = [r for r in radii if not 0 <= r < math.inf]
+    if wrong:
+        raise UsageError(f"A radius is {wrong[0]}.", "Radii are finite and not negative.", "Correct it.")
+
+
+def _check(images: np.ndarray, labels: np.ndarray, ids: np.ndarray, radii: Sequence[float]) -> None:
+    check_radii(radii)
     n = len(images)
-    if not (n == len(labels) == len(ids) > 0) or min(plan.n0, plan.n, plan.paired, plan.chunk) < 1:
+    if not (n == len(labels) == len(ids) > 0):
         raise UsageError(
-            f"n0 {plan.n0}, n {plan.n}, chunk {plan.chunk}, {n} images and {len(labels)} labels do not fit.",
-            "Draws are at least 1, and every image has a label.",
+            f"{n} images, {len(labels)} labels and {len(ids)} sample ids do not fit.",
+            "Every image has one of each.",
             "Correct them.",
-        )
-    if not 0 < plan.alpha < 1 or (plan.batch is not None and plan.batch < 1):
-        raise UsageError(
-            f"alpha is {plan.alpha}, batch {plan.batch}.", "alpha lies between 0 and 1.", "Correct them."
         )
     if len(np.unique(ids)) < n:
         raise UsageError(
@@ -219,7 +238,8 @@ def _report(
     grid = np.linspace(0, ceiling, 8) if radii is None else np.asarray(radii, np.float64)
     subject = predict if pair is None else pair.target
     level = spec.grid or (plan.levels or 0)
-    facts = Circumstances(spec, certificate, plan.n, alpha, dimensions, ceiling, soundness(spec, subject))
+    sound, paired = soundness(spec, subject), 0 if pair is None else plan.paired
+    facts = Circumstances(spec, certificate, plan.n, alpha, dimensions, ceiling, sound, paired)
     return CertifyReport(
         rule=certificate.rule,
         encoder=spec.kind,

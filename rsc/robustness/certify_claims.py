@@ -11,7 +11,7 @@ from rsc.encoder_spec import COINS, EncoderSpec
 from rsc.robustness.certificate import Certificate, inside
 from rsc.robustness.predict import source_of
 from rsc.robustness.results import CertifiedImage, Soundness
-from rsc.robustness.statistics import draws_to_show
+from rsc.robustness.statistics import clopper_pearson_high, draws_to_show
 
 _NORMS = {"l2": "L2", "l1": "L1", "linf": "L_inf"}
 _USUAL = 8 / 255
@@ -19,7 +19,10 @@ _USUAL = 8 / 255
 
 @dataclasses.dataclass(frozen=True)
 class Circumstances:
-    """Under which images were certified; alpha is per image, dimensions are pixels."""
+    """Under which images were certified; alpha is per image, dimensions are pixels.
+
+    paired: draws of twin and target, 0 without a twin.
+    """
 
     encoder: EncoderSpec
     certificate: Certificate
@@ -28,6 +31,17 @@ class Circumstances:
     dimensions: int
     ceiling: float
     soundness: Soundness
+    paired: int = 0
+
+    @property
+    def share(self) -> float:
+        """Of alpha, what is left to the estimate."""
+        return self.alpha / 2 if self.paired else self.alpha
+
+    @property
+    def cost(self) -> float:
+        """What the paired draws take of pA even if they never differ."""
+        return clopper_pearson_high(0, self.paired, self.share) if self.paired else 0.0
 
 
 def soundness(encoder: EncoderSpec, predict: Any) -> Soundness:
@@ -84,6 +98,10 @@ def advice(facts: Circumstances, images: Sequence[CertifiedImage], radii: Sequen
     """What would give more."""
     said, norm, ceiling = [], facts.certificate.norm, facts.ceiling
     top = sum(i.at_ceiling for i in images)
+    if not ceiling:
+        least = draws_to_show(0.5 + facts.cost, facts.share)
+        more = "more paired draws" if least is None else f"{least:,} at least"
+        said.append(f"{facts.n:,} draws can certify nothing at this alpha: it takes {more}.")
     wanted = max((r for r in radii if r > ceiling), default=None)
     if top:
         said.append(
@@ -92,6 +110,11 @@ def advice(facts: Circumstances, images: Sequence[CertifiedImage], radii: Sequen
         )
     if wanted is not None:
         said.append(_reach(facts, wanted, f"A radius of {wanted:.4g}"))
+    if facts.cost > 0.01:
+        said.append(
+            f"The {facts.paired:,} paired draws take {facts.cost:.3g} of pA even where twin and target never "
+            "differ; with more they take less."
+        )
     covered = inside(norm, ceiling, facts.dimensions).linf
     if covered < _USUAL:
         usual = _USUAL * (facts.dimensions if norm == "l1" else math.sqrt(facts.dimensions))
@@ -101,7 +124,12 @@ def advice(facts: Circumstances, images: Sequence[CertifiedImage], radii: Sequen
 
 
 def _reach(facts: Circumstances, radius: float, what: str) -> str:
-    draws = draws_to_show(facts.certificate.needed(radius), facts.alpha)
+    needed = facts.certificate.needed(radius)
+    draws = draws_to_show(needed, facts.share)
     if draws is None or draws > 10**9:
         return f"{what} is out of reach of any number of draws with this encoder."
+    if facts.paired:
+        draws = draws_to_show(needed + facts.cost, facts.share)
+        if draws is None:
+            return f"{what} is out of reach of {facts.paired:,} paired draws."
     return f"{what} takes {draws:,} draws that all agree."

@@ -81,10 +81,11 @@ def whole_box(s: Study) -> Finding:
 
 def iterative_beats_one_step(s: Study) -> Finding:
     """R5: the iterative attack is at least as strong as FGSM."""
-    one, many = s.per_run(s.fgsm, s.eps).value, s.per_run(s.attack, s.eps).value
+    one, many = s.per_run(s.fgsm, s.eps), s.per_run(s.attack, s.eps).value
+    weaker: Status = "FAIL" if many > one.interval.high else "WARN"  # few runs differ by chance
     return (
-        "FAIL" if many > one + POINT else "PASS",
-        {"fgsm": one, s.attack.name: many},
+        weaker if many > one.value + POINT else "PASS",
+        {"fgsm": one.value, s.attack.name: many},
         "Lower the step size or raise the steps; gradients may be masked.",
     )
 
@@ -165,10 +166,14 @@ def white_box_is_strongest(s: Study) -> Finding:
 
 
 def images_are_legal(s: Study) -> Finding:
-    """R14: saved images obey norm, bounds, type and grid; rounding happened before scoring."""
+    """R14: saved images moved, within norm, bounds, type and grid; rounding happened before scoring."""
     found = s.found(s.attack, s.eps)
-    norm = float(norm_of(found.x.double() - s.x.double(), s.attack.norm).max())
     low, high = s.model.bounds
+    moved = found.x.double() - s.x.double()
+    if s.scoring.levels:  # pixels are float32 next to their level, and so is a difference: count whole levels
+        unit = (high - low) / s.scoring.levels
+        moved = (moved / unit).round() * unit
+    norm = float(norm_of(moved, s.attack.norm).max())
     numbers = {
         "eps": s.eps,
         "largest_norm": norm,
@@ -181,6 +186,8 @@ def images_are_legal(s: Study) -> Finding:
         numbers["off_grid"] = float((level - level.round()).abs().max())
         legal = legal and numbers["off_grid"] < 1e-3
         numbers |= s.rounding()
+    if legal and norm == 0 < s.eps:
+        return "FAIL", numbers, "No image was moved: the grid is coarser than eps, or no gradient flows."
     fits = legal and found.x.dtype == s.x.dtype
     return "PASS" if fits else "FAIL", numbers, "Project and round the images before they are scored."
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from rsc.encoder_spec import COINS, EncoderSpec
 from rsc.robustness.certificate import certificate_of, inside
-from rsc.robustness.statistics import clopper_pearson_low
+from rsc.robustness.statistics import clopper_pearson_low, draws_to_show
 
 STOCHASTIC = (
     "Certified: with probability at least 1 - alpha = {sure:g} per image, the vote over independent noise "
@@ -72,4 +72,8 @@ def guarantee(encoder: EncoderSpec, draws: int, alpha: float) -> str:
     """What the numbers promise, in words."""
     if not encoder.stochastic:
         return DETERMINISTIC
-    return STOCHASTIC.format(sure=1 - alpha, draws=draws)
+    said = STOCHASTIC.format(sure=1 - alpha, draws=draws)
+    least = draws_to_show(0.5, alpha)
+    if least is not None and draws < least:
+        said += f" {draws} draws can certify no vote at this alpha, even if all are proved: it takes {least}."
+    return said

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from rsc.errors import UsageError
+from rsc.errors import MalformedFile, UsageError
 from rsc.files import make_parents, write_atomic
 
 _QUESTION = "question.txt"
@@ -42,7 +44,7 @@ class Journal:
         note = self.folder / _QUESTION
         if not note.exists():
             write_atomic(note, self.question.encode())
-        elif note.read_text() != self.question:
+        elif note.read_bytes() != self.question.encode():
             raise UsageError(
                 f"{self.folder} holds the state of another evaluation.",
                 "Its program, images or plan differ, so its parts cannot be used here.",
@@ -50,13 +52,16 @@ class Journal:
             )
 
     def part(self, name: str, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The arrays of a part: read if it was finished before, else made and kept."""
+        """The arrays of a part: read if it was finished before, else made and kept.
+
+        Raises:
+            MalformedFile: the file that keeps it was damaged.
+        """
         if self.folder is None:
             return dict(make())
         path = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
         if path.exists():
-            with np.load(path, allow_pickle=False) as kept:
-                return {key: kept[key] for key in kept.files}
+            return _read(path)
         made = dict(make())
 
         def save(target: Path) -> None:
@@ -65,6 +70,16 @@ class Journal:
 
         write_atomic(path, save)
         return made
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            return {key: kept[key] for key in kept.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise MalformedFile(
+            f"'{path}' holds no finished part.", str(error), "Remove that file: the part is made again."
+        ) from error
 
 
 def digest_of(*parts: bytes | str | np.ndarray) -> str:

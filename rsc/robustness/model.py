@@ -153,6 +153,13 @@ def own_surrogate(model: object) -> str:
     return named.pop() if text == "model" and len(named) == 1 else text
 
 
+def has_surrogates(model: object) -> bool:
+    """Whether some part of a model has a surrogate gradient that could be another; an ANN has none."""
+    module: Any = getattr(model, "module", None)
+    parts = module.modules() if isinstance(module, torch.nn.Module) else (module,)
+    return any(hasattr(part, "surrogate") or hasattr(part, "with_surrogate") for part in parts)
+
+
 def device_of(model: object) -> torch.device:
     """Where a model computes: the device of its first weight or buffer, else the CPU."""
     module = getattr(model, "module", model)

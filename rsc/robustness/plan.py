@@ -11,10 +11,10 @@ import torch
 
 from rsc.errors import UsageError, unknown_name
 from rsc.robustness.attacks import Apgd, Attack, Fgsm, Pgd, RandomNoise, SaPgd, Spsa, Square
-from rsc.robustness.ball import parse_eps
+from rsc.robustness.ball import off_grid, parse_eps
 from rsc.robustness.ensemble import SURROGATES, Member, views
 from rsc.robustness.eot import Eot
-from rsc.robustness.model import ModuleModel, StochasticModel, own_surrogate, stream_generator
+from rsc.robustness.model import ModuleModel, StochasticModel, has_surrogates, own_surrogate, stream_generator
 from rsc.robustness.results import Norm
 from rsc.robustness.surrogates import surrogate_named, surrogate_text
 
@@ -62,6 +62,9 @@ class AttackPlan:
                 "There is an attack, and steps, EOT, restarts and draws are at least 1.",
                 "Correct it.",
             )
+        if self.seed < 0:
+            raise UsageError(f"The seed is {self.seed}.", "Seeds are not negative.", "Use 0 or more.")
+        self.strengths()
 
     def attacks(self, classes: int = 10) -> tuple[Attack, ...]:
         """The attacks that the norm and the number of classes allow."""
@@ -80,6 +83,28 @@ class AttackPlan:
             "random": RandomNoise(self.norm, restarts=4),
         }
         return tuple(attack for name in self.names if (attack := made[name]) is not None)
+
+    def check(self, x: np.ndarray, bounds: tuple[float, float]) -> None:
+        """Whether the attacks can move these images at all.
+
+        Raises:
+            UsageError: the images are not on the grid, or the ball around one holds no other image of it.
+        """
+        if not self.levels:
+            return
+        if self.levels < 0:
+            raise UsageError(f"The grid has {self.levels} levels.", "", "Give 1 or more, or 0 for no grid.")
+        step = (bounds[1] - bounds[0]) / self.levels
+        level = (np.asarray(x, np.float64) - bounds[0]) / step
+        if np.abs(level - np.rint(level)).max(initial=0) > 1e-3:
+            raise off_grid(self.levels)
+        low = [text for eps, text in self.strengths() if eps < step * (1 - 1e-3)]
+        if low:
+            raise UsageError(
+                f"A ball of {low[0]} holds no other image on a grid of {self.levels} levels.",
+                f"One level is {step:.3g}: no attack could move a pixel, and everything would look robust.",
+                "Leave --grid out, or use larger radii.",
+            )
 
     def strengths(self) -> list[tuple[float, str]]:
         """Radii above 0, rising, as numbers and as written."""
@@ -103,10 +128,12 @@ class AttackPlan:
     def not_tried(
         self, model: StochasticModel, extra: Sequence[ModuleModel] = (), classes: int = 10
     ) -> list[str]:
-        """Attacks and gradients that this plan leaves out, or that do not fit."""
+        """Attacks, and gradients of spikes if there are any, that this plan leaves out or that do not fit."""
         ran = {attack.title for attack in self.attacks(classes)}
         through = {own_surrogate(member.model.model) for member in self.members(model, extra, classes)}
         known = [n for n in (*TRIED, "sea") if n not in ran]
+        if not has_surrogates(model):
+            return [f"attack {n}" for n in known]
         gradients = [s for s in SURROGATES if surrogate_text(surrogate_named(s)) not in through]
         return [f"attack {n}" for n in known] + [f"gradient {s}" for s in gradients]
 
@@ -119,18 +146,29 @@ class Cost:
         crafting: on the twin, all images and strengths.
         scoring: target -> runs.
         seconds: of crafting, measured on one step; None if it was not.
+        checking: target -> runs of the twin, and of the target, that its health checks take, about.
     """
 
     crafting: int
     scoring: dict[str, int]
     seconds: float | None = None
+    checking: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         took = (
-            "" if self.seconds is None else f", about {_time(self.seconds)} at the speed of one measured step"
+            ""
+            if self.seconds is None
+            else f", about {duration(self.seconds)} at the speed of one measured step"
         )
         scored = ", ".join(f"{runs:,} on {target}" for target, runs in self.scoring.items())
-        return f"{self.crafting:,} runs to make the images{took}; to score them: {scored}"
+        said = f"{self.crafting:,} runs to make the images{took}; to score them: {scored}"
+        if not self.checking:
+            return said
+        twin = sum(made for made, _ in self.checking.values())
+        share = twin / max(1, self.crafting)
+        took = "" if self.seconds is None else f", about {duration(self.seconds * share)}"
+        tested = ", ".join(f"{runs:,} on {target}" for target, (_, runs) in self.checking.items())
+        return f"{said}; health checks: about {twin:,} runs to attack{took}, to score: {tested}"
 
 
 def cost_of(
@@ -164,7 +202,8 @@ def timed(cost: Cost, model: StochasticModel, x: np.ndarray, y: np.ndarray, most
     return dataclasses.replace(cost, seconds=cost.crafting * took / len(images))
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "48 s", "12 min", "2.5 h"."""
     return (
         f"{seconds:.0f} s"
         if seconds < 90

@@ -29,6 +29,7 @@ from rsc.robustness.branch_and_bound import branch_and_bound
 from rsc.robustness.intervals import IntervalProgram
 from rsc.robustness.intervals_images import Coded, ball
 from rsc.robustness.intervals_margin import Readout, proved
+from rsc.robustness.plan import duration
 from rsc.robustness.verify_report import report_of
 from rsc.robustness.verify_results import VerifiedImage, VerifyReport, VerifyState
 
@@ -74,6 +75,8 @@ class VerifyPlan:
                 f"Sums in floating point depend on the order of adding; integers: {', '.join(TARGETS)}.",
                 "Use --on loihi.",
             )
+        if self.seed < 0:
+            raise UsageError(f"The seed is {self.seed}.", "Seeds are not negative.", "Use 0 or more.")
         self.radii()
 
     def radii(self) -> list[tuple[float, str]]:
@@ -220,10 +223,10 @@ class _Run:
             start = time.perf_counter()
             self._proved(image, self._coded(image, draw)[1], plan.radii()[-1][0])
         seconds = boxes * (time.perf_counter() - start) / timed
-        more = f", at most {boxes * plan.refine:.0f} s more of branch and bound" if plan.refine else ""
+        more = f", at most {duration(boxes * plan.refine)} more of branch and bound" if plan.refine else ""
         return (
             f"verifying {images} images x {plan.draws} draws x {len(plan.eps)} radii: {boxes:,} boxes, "
-            f"about {seconds:.0f} s{more}"
+            f"about {duration(seconds)}{more}"
         )
 
     def images(self, where: slice) -> Iterator[VerifiedImage]:

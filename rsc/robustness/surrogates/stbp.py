@@ -39,4 +39,6 @@ def surrogate_text(surrogate: object) -> str:
     if isinstance(surrogate, functools.partial):
         told = ",".join(f"{k}={v:g}" for k, v in surrogate.keywords.items())
         return f"{surrogate.func.__name__}({told})"
+    if isinstance(surrogate, str):
+        return surrogate
     return str(getattr(surrogate, "title", getattr(surrogate, "__name__", surrogate)))
