@@ -25,7 +25,7 @@ from rsc.encoder_spec import EncoderSpec
 from rsc.errors import MalformedFile, RscError, UsageError
 from rsc.results import Keys
 from rsc.robustness.certify import certify
-from rsc.robustness.certify_count import Job, Series, Share, batch_for, count, identity_of
+from rsc.robustness.certify_count import FRAME_BYTES, Job, Series, Share, batch_for, count, identity_of
 from rsc.robustness.certify_state import TallyFolder, Unit
 from rsc.robustness.predict import Generated, Keyed
 from rsc.robustness.results import CertifyReport
@@ -228,7 +228,7 @@ def test_batches_are_of_whole_units_and_bounded() -> None:
     assert [t[1][0] for t in found] == [1000] * 7
     assert max(sizes) == 100
     assert sizes[:3] == [90, 90, 30]  # three selections at once
-    assert batch_for((3, 32, 32), 8) * 3 * 32 * 32 * 8 * 4 <= 3 << 18
+    assert batch_for((3, 32, 32), 8) * 3 * 32 * 32 * 8 * 4 <= FRAME_BYTES
     assert batch_for((1 << 24,), 8) == 1
 
 
