@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from rsc.console import emit, progress, show
-from rsc.errors import UnsupportedNode
 
 if TYPE_CHECKING:
     from rsc.training import EpochStats, TrainConfig
+    from rsc.training.progress import Progress
+
+LOG_EVERY_S, SHOW_EVERY_S = 30.0, 0.5  # between two looks inside an epoch: in a log, on a terminal
 
 
 def train(
@@ -44,6 +47,7 @@ def train(
 
     from rsc import pipeline
     from rsc.training import RunFolder, read_config
+    from rsc.training.deployed import require_deployable
     from rsc.training.distributed import is_first
 
     settings = read_config(config)
@@ -52,10 +56,6 @@ def train(
     if qat is not None:
         settings = msgspec.structs.replace(settings, qat=msgspec.structs.replace(settings.qat, target=qat))
     settings = _with_terms(settings, synops_weight, interval_eps)
-    if settings.network.neuron == "relu":
-        raise UnsupportedNode(
-            "An ANN has no deployable program.", "ReLU is no NIR neuron.", "Use neuron = 'lif'."
-        )
     run = RunFolder(out, resume)
     if is_first():
         run.require_usable()
@@ -63,7 +63,9 @@ def train(
         if is_first():
             listener.stage(f"training {config.stem}")
         splits = pipeline.load_splits(settings)
-        trained = pipeline.train_network(settings, splits[0], lambda stats: _tell(listener, stats), run)
+        require_deployable(settings, splits[0])
+        watcher = _Watcher(listener)
+        trained = pipeline.train_network(settings, splits[0], watcher.epoch, run, watcher.step)
         if not is_first():
             return
         packed = pipeline.pack(trained, settings, config.stem, splits)
@@ -98,15 +100,40 @@ def _with_terms(settings: TrainConfig, synops_weight: float, interval_eps: str |
     return msgspec.structs.replace(settings, objective=goal, label_smoothing=0.0)
 
 
-def _tell(listener: Any, stats: EpochStats) -> None:
-    """Where training stands: beside the bar on a terminal, one line per epoch in a log."""
-    listener.advance(stats.epoch, stats.epochs)
-    bars = getattr(listener, "bars", None)
-    if bars is None:
-        sys.stderr.write(f"{epoch_line(stats)}\n")
-        sys.stderr.flush()
-    else:
-        bars.update(listener.task, description=epoch_line(stats))
+class _Watcher:
+    """Where training stands: beside the bar on a terminal; in a log a line per epoch, more in long ones."""
+
+    def __init__(self, listener: Any) -> None:
+        self.listener, self.bars = listener, getattr(listener, "bars", None)
+        self.told = time.monotonic()
+
+    def epoch(self, stats: EpochStats) -> None:
+        """An epoch is over."""
+        self.listener.advance(stats.epoch, stats.epochs)
+        self._tell(epoch_line(stats))
+
+    def step(self, progress: Progress) -> None:
+        """A step is done."""
+        pause = LOG_EVERY_S if self.bars is None else SHOW_EVERY_S
+        if time.monotonic() - self.told >= pause:
+            self._tell(step_line(progress))
+
+    def _tell(self, line: str) -> None:
+        self.told = time.monotonic()
+        if self.bars is None:
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+        else:
+            self.bars.update(self.listener.task, description=line)
+
+
+def step_line(progress: Progress) -> str:
+    """A look inside an epoch in one line."""
+    teacher = "teacher " if progress.what == "teacher" else ""
+    return (
+        f"{teacher}epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
+        f"loss {progress.loss:.4f}  {progress.rate:.0f} images/s  {_duration(progress.remaining_s)} left"
+    )
 
 
 def epoch_line(stats: EpochStats) -> str:

@@ -79,6 +79,10 @@ class EncoderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
                 "It adds no Gaussian noise.",
                 "Use rsc1 or rsc2.",
             )
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise UsageError(
+                f"Encoder clip is {self.clip}.", "It is (low, high), low below high.", "Correct it."
+            )
         if sorted(self.order) != ["clip", "noise", "normalise"]:
             raise UsageError(
                 f"Encoder order is {self.order}.", "Each stage occurs once.", "Use noise, clip, normalise."

@@ -27,6 +27,7 @@ from rsc.robustness.model import from_module, stream_generator
 from rsc.robustness.results import Scores
 from rsc.training import EpochStats, RunFolder, TrainConfig, Trained, fit
 from rsc.training.deployed import program_of
+from rsc.training.progress import Watcher, nobody
 from rsc.training.qat import FineTuned, LayerRow, fine_tune
 from rsc.training.run_folder import copy_run
 
@@ -112,10 +113,11 @@ def train_network(
     data: Dataset,
     on_epoch: Callable[[EpochStats], None] = lambda stats: None,
     run: RunFolder | None = None,
+    watcher: Watcher = nobody,
 ) -> Trained:
     """`fit`, with attacks on held-out images where the configuration asks for them."""
     probe = attack_probe(config) if config.robustness.every else None
-    return fit(config, data, on_epoch, run=run, probe=probe)
+    return fit(config, data, on_epoch, run=run, probe=probe, watcher=watcher)
 
 
 def pack(
@@ -234,7 +236,8 @@ def to_bundle(packed: Packed, config: TrainConfig, name: str) -> Bundle:
         config=plain(config),
         metrics={f"clean_accuracy_{key}": plain(value) for key, value in accuracy.items()}
         | {"test_images": len(packed.test), "training_wall_s": round(packed.trained.wall_s, 2)}
-        | ({"integer_layers": plain(packed.integers)} if packed.integers else {}),
+        | ({"integer_layers": plain(packed.integers)} if packed.integers else {})
+        | plain(packed.trained.facts),
         made_with={
             "rsc-snn": __version__,
             "torch": str(torch.__version__),

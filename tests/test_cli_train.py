@@ -110,6 +110,39 @@ def test_an_ann_is_refused_before_it_is_trained(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('[network]\nnorm = "step"\nsteps = 8', "constant"),
+        ('[network]\nname = "resnet18"\nwidth = 0.05\n[qat]\ntarget = "loihi"', "fine-tuned"),
+    ],
+)
+def test_what_could_not_be_deployed_is_refused_before_it_is_trained(
+    text: str, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    code, _, err = call(capsys, "train", tmp_path / "c.toml", "--out", tmp_path / "b")
+    assert code == 4
+    assert word in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_taught_run_says_how_far_it_is_and_by_which_teacher(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsc.cli_train.LOG_EVERY_S", 0.0)
+    text = CONFIG.format(epochs=1).replace("every = 2", "every = 0")
+    text += '[objective]\nterms = [{kind = "distillation"}]\n[objective.teacher]\nepochs = 1\n'
+    (tmp_path / "c.toml").write_text(text + f'cache = "{tmp_path / "teachers"}"\n')
+    code, out, err = call(capsys, "train", tmp_path / "c.toml", "--out", tmp_path / "b", "--json")
+    assert code == 0, err
+    assert "teacher epoch 1/1  step 19/19  loss " in err
+    assert "\nepoch 1/1  step 10/10  loss " in err
+    (stored,) = (tmp_path / "teachers").iterdir()
+    assert json.loads(out)["teacher_digest"] == stored.stem
+    assert 0 < json.loads(out)["teacher_train_accuracy"] < 1
+
+
 def test_the_data_root_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.toml").write_text('dataset = "mnist"')
     code, _, err = call(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from rsc.encoder_spec import EncoderSpec
 from rsc.errors import InputRefused, MalformedFile, RscError, UsageError
 from rsc.networks import NetworkSpec, build
 from rsc.training import teacher as teachers
+from rsc.training import teacher_training
 from rsc.training.losses import CrossEntropy, Distillation, PreSynaptic
 from rsc.training.objective import ObjectiveConfig, ObjectiveContext, build_objective
+from rsc.training.progress import Progress
 from rsc.training.step import Step
 from rsc.training.teacher import TeacherConfig, content_digest, digest_of, get_teacher, twin_of
 
@@ -185,6 +189,54 @@ def test_a_teacher_that_diverges_says_so(train: data.Dataset, tmp_path: Path) ->
     with pytest.raises(RscError, match="teacher stopped"):
         get_teacher(at(tmp_path, lr=1e38), train, SPEC, ENCODER)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sees", ["clean", "coded"])
+def test_a_stopped_training_goes_on_bit_for_bit(
+    sees: str, train: data.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher_training, "SAVE_EVERY_S", 0.0)
+    seen: list[tuple[int, int]] = []
+
+    def stop_after(n: int) -> Any:
+        def watch(progress: Progress) -> None:
+            assert progress.what == "teacher"
+            seen.append((progress.epoch, progress.step))
+            if len(seen) == n:
+                raise KeyboardInterrupt
+
+        return watch
+
+    whole = get_teacher(at(tmp_path / "a", sees=sees), train, SPEC, ENCODER)
+    for stop in (5, 16):  # in the first and in the second epoch of 13 steps each
+        with pytest.raises(KeyboardInterrupt):
+            get_teacher(at(tmp_path / "b", sees=sees), train, SPEC, ENCODER, watcher=stop_after(stop))
+    unfinished = next((tmp_path / "b").glob("*.unfinished"))
+    assert [p.suffix for p in (tmp_path / "b").iterdir()] == [".unfinished"]
+    resumed = get_teacher(at(tmp_path / "b", sees=sees), train, SPEC, ENCODER, watcher=stop_after(0))
+    # a step that was done and not saved is done again
+    assert seen == [(1, k) for k in (*range(1, 6), *range(5, 14))] + [(2, 1), (2, 2)] + [
+        (2, k) for k in range(2, 14)
+    ]
+    assert content_digest(resumed.network.state_dict()) == content_digest(whole.network.state_dict())
+    assert resumed.train_accuracy == whole.train_accuracy
+    assert not unfinished.exists()
+    unfinished.write_bytes(b"damaged")
+    next((tmp_path / "b").glob("*.safetensors")).unlink()
+    again = get_teacher(at(tmp_path / "b", sees=sees), train, SPEC, ENCODER)
+    assert content_digest(again.network.state_dict()) == content_digest(whole.network.state_dict())
+
+
+def test_of_several_processes_one_trains_the_teacher(
+    train: data.Dataset, trainings: list[Any], tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(2) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it waits
+        both = [pool.submit(get_teacher, at(tmp_path), train, SPEC, ENCODER) for _ in range(2)]
+        first, second = (found.result() for found in both)
+    assert len(trainings) == 1
+    assert first.digest == second.digest
+    assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
 
 
 def test_only_objectives_that_need_a_teacher_have_one(

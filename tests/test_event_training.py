@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -38,6 +39,7 @@ from rsc.training.config import (
 from rsc.training.distributed import World
 from rsc.training.job import make_job
 from rsc.training.losses import (
+    AnyTerm,
     Attack,
     CrossEntropy,
     Distillation,
@@ -204,6 +206,10 @@ def test_losses_of_outputs_and_spikes_need_no_images(train: Dataset, terms: tupl
 ATTACKED = Attack(steps=1)
 
 
+def goal(*terms: AnyTerm, **how: Any) -> dict[str, Any]:
+    return {"objective": ObjectiveConfig(terms=terms, **how)}
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -212,25 +218,13 @@ ATTACKED = Attack(steps=1)
         ({"encoder": EncoderConfig("frames", 4, 0.0, (0.0, 1.0), False)}, r"clip = \(0.0, 1.0\)"),
         ({"encoder": EncoderConfig("frames", 0, 0.0, normalise=False)}, "at least one frame"),
         ({"robustness": ProbeConfig(1), "validation": ValidationConfig(0.1)}, r"\[robustness\]"),
-        (
-            {"objective": ObjectiveConfig(terms=(CrossEntropy(on="adversarial"),), attack=ATTACKED)},
-            "adversarial",
-        ),
-        (
-            {"objective": ObjectiveConfig(terms=(CrossEntropy(), Trades()), attack=ATTACKED)},
-            "trades/adversarial",
-        ),
-        (
-            {"objective": ObjectiveConfig(terms=(CrossEntropy(on="noisy"),), noise_sigma=0.1)},
-            "cross_entropy/noisy",
-        ),
-        ({"objective": ObjectiveConfig(terms=(CrossEntropy(), GradientSparsity()))}, "gradient_sparsity"),
-        (
-            {"objective": ObjectiveConfig(terms=(CrossEntropy(), Interval()))},
-            "interval/clean.*bounds the pixels",
-        ),
-        ({"objective": ObjectiveConfig(terms=(CrossEntropy(), Distillation()))}, "distillation.*ANN"),
-        ({"objective": ObjectiveConfig(terms=(PreSynaptic(reading="currents"),))}, "pre_synaptic.*ANN"),
+        (goal(CrossEntropy(on="adversarial"), attack=ATTACKED), "adversarial"),
+        (goal(CrossEntropy(), Trades(), attack=ATTACKED), "trades/adversarial"),
+        (goal(CrossEntropy(on="noisy"), noise_sigma=0.1), "cross_entropy/noisy"),
+        (goal(CrossEntropy(), GradientSparsity()), "gradient_sparsity"),
+        (goal(CrossEntropy(), Interval()), "interval/clean.*bounds the pixels"),
+        (goal(CrossEntropy(), Distillation()), "distillation.*ANN"),
+        (goal(PreSynaptic(reading="currents")), "pre_synaptic.*ANN"),
     ],
 )
 def test_what_needs_images_is_refused_in_words(changes: dict, why: str) -> None:

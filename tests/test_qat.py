@@ -196,7 +196,7 @@ class Spy:
     epochs: list[list[tuple[list[np.ndarray], tuple[float, ...]]]]
 
     def __call__(
-        self, config: TrainConfig, images: Dataset, on_epoch: Any, *, start: Any, view: Any
+        self, config: TrainConfig, images: Dataset, on_epoch: Any, *, start: Any, view: Any, alone: bool
     ) -> Trained:
         def seeing(network: nn.Module) -> Any:
             seen = view(network)
@@ -208,7 +208,7 @@ class Spy:
             self.epochs.append([])
             on_epoch(told)
 
-        return fit(config, images, after, start=start, view=seeing)
+        return fit(config, images, after, start=start, view=seeing, alone=alone)
 
 
 @pytest.fixture

@@ -67,7 +67,10 @@ def test_a_resolved_config_is_the_config(path: Path, tmp_path: Path) -> None:
         ("[optimizer]\nkind = 'sgd'", "'optimiser'"),
         ("[objective]\nterms = [{kind = 'cross_entropy', wieght = 1.0}]", "'weight'"),
         ("[augment]\nqqqq = 1", "crop, cutout, flip"),
-        ("[schedule]\nkind = 'cyclic'", "cyclic"),
+        ("[schedule]\nkind = 'cyclic'", "cyclic.*Known: constant, cosine, onecycle"),
+        ("[qat]\ntarget = 'lohi'", "Did you mean 'loihi'"),
+        ("[encoder]\nkind = 'rcs2'", "Did you mean 'rsc2'"),
+        ("[objective]\nterms = [{kind = 'cross_entrpy'}]", "Did you mean 'cross_entropy'"),
         ("[augment]\nflip = 1", "bool"),
     ],
 )
@@ -90,11 +93,39 @@ def test_unknown_keys_and_wrong_types_are_named(text: str, word: str, tmp_path: 
         ("weight_decay = nan", "weight_decay"),
         ("lr = nan", "lr"),
         ("seed = -1", "seed"),
+        ("lr = inf", "lr"),
+        ("weight_decay = inf", "weight_decay"),
+        ("dt = 0.0", "dt"),
+        ("threads = -3", "threads"),
+        ("timeout_s = 1e9", "timeout_s"),
+        ("[schedule]\nkind = 'cosine'\nwarmup = inf", "warmup"),
+        ("[schedule]\nwarmup = 1", "cosine"),
+        ("[schedule]\nkind = 'constant'\nfinal = 0.1", "cosine"),
+        ("[optimiser]\nbetas = [2.0, 3.0]", "betas"),
+        ("[optimiser]\nkind = 'sgd'\nmomentum = 0.0\nnesterov = true", "nesterov"),
+        ("[optimiser]\nnesterov = true", "nesterov"),
+        ("[encoder]\nsteps = 1000000000", "steps"),
+        ("[encoder]\nclip = [1.0, 0.0]", "clip"),
+        ("[encoder]\nclip = [nan, 1.0]", "clip"),
+        ("[network]\nwidth = inf", "width"),
+        ("[qat]\nlr = inf", "lr"),
+        ("[objective.teacher]\nlr = inf", "teacher.lr"),
+        ("[objective.teacher]\nseed = -1", "teacher.seed"),
+        ("[objective.teacher]\nweight_decay = -1", "teacher.weight_decay"),
+        ("[objective.teacher]\nlabel_smoothing = 2", "teacher.label_smoothing"),
+        ("[objective.retraction]\nseed = -1", "seed"),
+        ("[objective.retraction]\nsample_from = 0", "sample_from"),
     ],
 )
 def test_values_out_of_range_are_named(text: str, word: str, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(text)
     with pytest.raises(UsageError, match=word):
+        read_config(tmp_path / "c.toml")
+
+
+def test_a_config_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(MalformedFile, match="nested"):
         read_config(tmp_path / "c.toml")
 
 

@@ -21,6 +21,8 @@ from rsc.errors import UsageError
 from rsc.training import EncoderConfig, TrainConfig, Trained, fit
 from rsc.training.checkpoint import Checkpoints, Snapshot
 from rsc.training.config import AugmentConfig, OptimiserConfig, ValidationConfig
+from rsc.training.losses import Attack, CrossEntropy, Tet
+from rsc.training.objective import ObjectiveConfig
 from rsc.training.order import part, require_even
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +31,9 @@ RANKS = changed(
     encoder=EncoderConfig("rsc2", 2, 0.2),
     augment=AugmentConfig(crop=1, flip=True),
     validation=ValidationConfig(0.25, draws=2),
+    objective=ObjectiveConfig(
+        terms=(CrossEntropy(on="adversarial"), Tet(weight=0.5)), attack=Attack(steps=1, eps=0.1, step=0.1)
+    ),
     timeout_s=30.0,
 )
 
@@ -46,12 +51,12 @@ def require_close(out: Path, config: TrainConfig, whole: Trained) -> None:
     for row, stats in zip(rows, whole.history, strict=True):
         expected = lasting(stats)
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-        for key in ("accuracy", "validation", "lr", "epoch"):
+        for key in ("accuracy", "validation", "lr", "epoch", "terms"):
             assert row[key] == pytest.approx(expected[key])
     newest = Checkpoints(out / "checkpoints", 2).newest()
     assert newest is not None
     saved = Snapshot.from_bytes(newest).tensors
-    kind = "best" if whole.network is not None and config.validation.fraction else "network"
+    kind = "best" if config.validation.fraction else "network"
     for name, value in whole.network.state_dict().items():
         np.testing.assert_allclose(saved[f"{kind}/{name}"].numpy(), value.numpy(), rtol=1e-4, atol=1e-6)
 
@@ -135,6 +140,7 @@ def test_torchrun_trains_and_one_bundle_is_written(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(
         "epochs = 1\nbatch_size = 128\ntimeout_s = 60.0\n"
         '[network]\nname = "mlp"\nchannels = [16]\n[encoder]\nsteps = 2\nsigma = 0.2\n'
+        '[qat]\ntarget = "loihi"\nepochs = 1\n'  # by rank 0 alone, which must not wait for the other
     )
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29471"]
     verb = ["-m", "rsc.cli", "train", "c.toml", "--out", "b", "--json"]

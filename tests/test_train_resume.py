@@ -26,6 +26,8 @@ from rsc.training.config import (
     ScheduleConfig,
     ValidationConfig,
 )
+from rsc.training.losses import Attack, CrossEntropy, Tet
+from rsc.training.objective import ObjectiveConfig
 
 SGD = changed(
     optimiser=OptimiserConfig("sgd", nesterov=True, accumulate=2),
@@ -33,6 +35,9 @@ SGD = changed(
     validation=ValidationConfig(),
     augment=AugmentConfig(crop=1, flip=True, cutout=2),
     channels_last=True,
+    objective=ObjectiveConfig(
+        terms=(CrossEntropy(on="adversarial"), Tet(weight=0.5)), attack=Attack(steps=1, eps=0.1, step=0.1)
+    ),
 )
 
 
@@ -350,6 +355,20 @@ def test_without_tensorboard_the_error_says_how_to_get_it(
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match="pip install tensorboard"):
         run(tmp_path / "r", changed(tensorboard=True))
+    assert not (tmp_path / "r").exists()  # before the data were looked at or a teacher was trained
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputRefused, match="too long"):
+        run(tmp_path / ("n" * 300))
+
+    def forbidden(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "r").mkdir()
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(InputRefused, match="Permission denied"):
+        run(tmp_path / "r")
 
 
 def test_lines_of_lost_epochs_are_dropped(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -56,10 +57,10 @@ class NetworkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"Known: {', '.join(NEURON_NAMES)}.",
                 "Choose among them.",
             )
-        if not self.width > 0 or min(*self.channels, *(self.hidden or ()), 1, 1) < 1:
+        if not 0 < self.width < math.inf or min(*self.channels, *(self.hidden or ()), 1, 1) < 1:
             raise UsageError(
                 f"A network has width {self.width}, channels {self.channels}, hidden layers {self.hidden}.",
-                "All of them are positive.",
+                "All of them are positive and finite.",
                 "Correct them.",
             )
         if self.norm == "step" and self.steps < 1:

@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 
 from rsc.coding.noise import philox
-from rsc.training.config import AugmentConfig
+from rsc.training.config_tables import AugmentConfig
 
 _TAG = 0xF << 28
 

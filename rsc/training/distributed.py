@@ -16,7 +16,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, distributed, nn
 
-from rsc.errors import RscError, TargetUnavailable
+from rsc.errors import RscError, TargetUnavailable, UsageError
+
+_LAUNCHER = (
+    "It is what a launcher such as torchrun sets for several processes that train together.",
+    "Start with torchrun, or unset RANK, LOCAL_RANK and WORLD_SIZE.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,33 +95,56 @@ class World:
 
 def is_first() -> bool:
     """Whether this process is rank 0, or the only one; known before the others were met."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return _told("RANK", 0) == 0
 
 
 @contextlib.contextmanager
-def world(device: str, timeout_s: float) -> Iterator[World]:
+def world(device: str, timeout_s: float, alone: bool = False) -> Iterator[World]:
     """The ranks that torchrun's environment variables speak of; one alone without them.
 
     A process group that exists already is used and left as it is.
 
+    Args:
+        alone: this process trains by itself, whoever else there is; it takes its own device.
+
     Raises:
+        UsageError: the variables are not those of a launcher.
         TargetUnavailable: no such device here.
         RscError: the other ranks were not met in time.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    place = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
-    if distributed.is_initialized():
+    size = _told("WORLD_SIZE", 1)
+    place = _device(device, _told("LOCAL_RANK", 0) if size > 1 else None)
+    if alone:
+        yield World(device=place)
+    elif distributed.is_initialized():
         yield World(distributed.get_rank(), distributed.get_world_size(), place)
     elif size == 1:
         yield World(device=place)
     else:
-        with _lost_ranks():
-            backend = "nccl" if place.type == "cuda" else "gloo"
-            distributed.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+        _meet("nccl" if place.type == "cuda" else "gloo", timeout_s)
         try:
             yield World(distributed.get_rank(), size, place)
         finally:
             distributed.destroy_process_group()
+
+
+def _told(name: str, otherwise: int) -> int:
+    """A number that a launcher puts into the environment."""
+    value = os.environ.get(name, str(otherwise))
+    if not (value.isascii() and value.isdigit()):
+        raise UsageError(f"{name} is '{value}' in the environment.", *_LAUNCHER)
+    return int(value)
+
+
+def _meet(backend: str, timeout_s: float) -> None:
+    """Make the process group of all ranks."""
+    try:
+        with _lost_ranks():
+            distributed.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+    except ValueError as error:
+        if isinstance(error, RscError):
+            raise
+        raise UsageError(f"The ranks cannot meet: {error}.", *_LAUNCHER) from error
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from rsc.data import Dataset
-from rsc.networks import SpikingSequential, build
+from rsc.networks import build
 from rsc.training.checkpoint import Checkpoints, Snapshot
 from rsc.training.config import TrainConfig
 from rsc.training.distributed import world
@@ -21,9 +21,11 @@ from rsc.training.interrupts import Deferred
 from rsc.training.job import Job, Probe, View, make_job
 from rsc.training.keeper import FolderKeeper, Keeper
 from rsc.training.loop import train
-from rsc.training.metrics import EpochStats
+from rsc.training.memory import told_when_full
+from rsc.training.metrics import EpochStats, summary_writer
 from rsc.training.objective import ObjectiveContext, build_objective
 from rsc.training.optimiser import make_optimiser
+from rsc.training.progress import Watcher, nobody
 from rsc.training.run_folder import RunFolder
 from rsc.training.state import TrainState, restore
 
@@ -37,12 +39,14 @@ class Trained:
     Fields:
         encoder: None if it was trained on ready-made frames.
         wall_s: seconds of all epochs, those before an interruption included.
+        facts: what a record of the run should say beyond its config: which teacher taught it.
     """
 
-    network: SpikingSequential
+    network: Any  # nn.Module; what `build` makes is a SpikingSequential, which fine-tuning asks for
     encoder: Any  # EncoderSpec | None; a union would ask every user of images for a cast
     history: tuple[EpochStats, ...]
     wall_s: float
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def fit(
@@ -50,10 +54,12 @@ def fit(
     data: Dataset,
     on_epoch: Callable[[EpochStats], None] = lambda stats: None,
     *,
-    start: SpikingSequential | None = None,
+    start: nn.Module | None = None,
     view: View | None = None,
     run: RunFolder | None = None,
     probe: Probe | None = None,
+    watcher: Watcher = nobody,
+    alone: bool = False,
 ) -> Trained:
     """Train a network on one split. Under torchrun all ranks call it and get the same network.
 
@@ -61,29 +67,34 @@ def fit(
         config: what to train and how; everything random follows from `config.seed`.
         data: the training split.
         on_epoch: called after every epoch, on rank 0.
-        start: a network to train further instead of a fresh one; it is changed.
+        start: a network to train instead of a fresh one of `config.network`, any module that maps frames
+            [T, B, ...] to outputs [T, B, K]; it is changed.
         view: parameters by name that take the place of the network's own in each forward pass, as functions
             of these (weights on a grid, say); called once per forward pass.
         run: where to keep checkpoints and log, and whether to go on from there. While it trains, Ctrl-C and
             SIGTERM end the run after the step at hand, saved.
         probe: measures robustness where the config asks for it.
+        watcher: called after every step, and every step of a teacher's training, on rank 0.
+        alone: train in this process only, also where torchrun has started several.
 
     Raises:
-        RscError: the loss stopped being finite; another rank ended.
+        RscError: the loss stopped being finite; another rank ended; there is not enough memory.
         UsageError: the config does not fit data or ranks.
         InputRefused, MalformedFile, StorageError: the run's folder cannot be used.
         Interrupted: a signal ended the run; it can be resumed.
     """
-    with world(config.device, config.timeout_s) as ranks, _surroundings(config):
+    if run is not None and config.tensorboard:
+        summary_writer()
+    with world(config.device, config.timeout_s, alone) as ranks, _surroundings(config), told_when_full():
         job = make_job(config, data, ranks, view, probe)
-        state, network = _fresh(job, start)
+        state, network = _fresh(job, start, watcher if ranks.first else nobody)
         if run is None:
-            train(job, state, Keeper(), on_epoch)
+            train(job, state, Keeper(), on_epoch, watcher)
         else:
             with Deferred(insist=ranks.size == 1) as deferred, contextlib.closing(run):
                 saves = run.open(config.checkpoint.keep) if ranks.first else None
                 _resume(job, state, run, saves)
-                train(job, state, FolderKeeper(run, saves, deferred), on_epoch)
+                train(job, state, FolderKeeper(run, saves, deferred), on_epoch, watcher)
         return _finished(job, state, network)
 
 
@@ -99,7 +110,7 @@ def _surroundings(config: TrainConfig) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fresh(job: Job, start: SpikingSequential | None) -> tuple[TrainState, SpikingSequential]:
+def _fresh(job: Job, start: nn.Module | None, watcher: Watcher) -> tuple[TrainState, nn.Module]:
     """A state before the first step, and the network that the weights end in."""
     config, device = job.config, job.world.device
     torch.manual_seed(config.seed)
@@ -111,7 +122,7 @@ def _fresh(job: Job, start: SpikingSequential | None) -> tuple[TrainState, Spiki
         trained = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network))
     if config.channels_last:
         trained = trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    context = ObjectiveContext(job.train, config.network, job.encoder, device)
+    context = ObjectiveContext(job.train, config.network, job.encoder, device, watcher)
     state = TrainState(
         trained,
         make_optimiser(config, trained),
@@ -131,9 +142,10 @@ def _resume(job: Job, state: TrainState, run: RunFolder, saves: Checkpoints | No
         run.start(job.config, state.history)
 
 
-def _finished(job: Job, state: TrainState, network: SpikingSequential) -> Trained:
+def _finished(job: Job, state: TrainState, network: nn.Module) -> Trained:
     weights = state.best if state.best else state.evaluated.state_dict()
     network.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.load_state_dict({k: v.to("cpu") for k, v in weights.items()})
     history = tuple(state.history)
-    return Trained(network.eval(), job.encoder, history, sum(stats.seconds for stats in history))
+    wall_s = sum(stats.seconds for stats in history)
+    return Trained(network.eval(), job.encoder, history, wall_s, state.objective.facts)

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from rsc.coding import keyed_noise
 from rsc.data import Batch, Dataset, LazyImages
 from rsc.data import batches as read_ahead
 from rsc.errors import RscError, UsageError
 from rsc.program import EncoderSpec
+from rsc.results import Keys
 from rsc.training.augment import augment
 from rsc.training.config import TrainConfig
 from rsc.training.distributed import World
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from rsc.training.validate import Forward
 
 View = Callable[[nn.Module], Mapping[str, Tensor]]
+CONSTANTS_FROM = 1 << 14  # images decoded on demand that mean and deviation are taken of
 Probe = Callable[["Forward", EncoderSpec, Dataset, torch.device], Mapping[str, float]]
 """(network in eval mode, encoder, held-out images, device) -> figures by name"""
 
@@ -64,7 +67,17 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be continued, as JSON gives it back."""
         plain = msgspec.to_builtins(self.config)
-        free = ("data_root", "threads", "workers", "device", "tensorboard", "timeout_s", "checkpoint", "qat")
+        free = (
+            "data_root",
+            "threads",
+            "workers",
+            "device",
+            "tensorboard",
+            "timeout_s",
+            "checkpoint",
+            "qat",
+            "dt",
+        )
         settings = {k: v for k, v in plain.items() if k not in free}
         data = {"name": self.train.name, "split": self.train.split, "images": len(self.train)}
         return msgspec.json.decode(msgspec.json.encode({"config": settings, "data": data}))
@@ -126,11 +139,12 @@ def make_job(
 
     Raises:
         UsageError: a batch that cannot be shared out; no images left; images where frames were said, or the
-            other way round.
+            other way round; changes to images that leave nothing of them; noise that cannot be drawn.
     """
     require_fit(config, data)
     if not len(data):
         raise UsageError(f"'{data.name}' has no images.", "There is nothing to learn.", "Choose another.")
+    _require_something_left(config, data.frame_shape)
     require_even(config.batch_size, world.size, config.optimiser.accumulate)
     if config.robustness.every and probe is None:
         raise RscError(
@@ -141,6 +155,8 @@ def make_job(
     chosen, rest = held_out(len(data), config.validation.fraction, config.seed)
     train, held = (subset(data, chosen), subset(data, rest)) if len(rest) else (data, None)
     encoder = None if config.encoder.frames else config.encoder.spec(*constants(train))
+    if encoder is not None:  # the noise that targets draw; better refused now than after the training
+        keyed_noise(encoder, Keys(config.seed, data.ids[:1]), data.frame_shape)
     return Job(config, train, held, encoder, world, view, probe)
 
 
@@ -150,8 +166,26 @@ def subset(data: Dataset, positions: np.ndarray) -> Dataset:
     return dataclasses.replace(data, images=images, targets=data.targets[positions], ids=data.ids[positions])
 
 
+def _require_something_left(config: TrainConfig, shape: tuple[int, ...]) -> None:
+    """Refuse a crop or cutout larger than the images of a set [C, H, W]."""
+    for name in ("crop", "cutout"):
+        size = getattr(config.augment, name)
+        if size > min(shape[-2:]):
+            raise UsageError(
+                f"augment.{name} is {size}.",
+                f"The images have {shape[-2]} x {shape[-1]} pixels; nothing of them would be left.",
+                "Use a smaller one.",
+            )
+
+
 def constants(data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation: of each channel, or of all pixels of grey images in memory."""
+    """Mean and standard deviation: of each channel, or of all pixels of grey images in memory.
+
+    Of images that are decoded on demand 2^14 are looked at, evenly spread: all would take hours, at every
+    start of a run, to change the third digit.
+    """
+    if isinstance(data.images, LazyImages) and len(data) > CONSTANTS_FROM:
+        data = subset(data, np.linspace(0, len(data) - 1, CONSTANTS_FROM).astype(np.int64))
     if isinstance(data.images, np.ndarray) and data.images.shape[1] == 1:
         return (float(data.images.mean()),), (float(data.images.std()),)
     return data.mean_std()

@@ -15,6 +15,7 @@ from rsc.training.job import Job, subset
 from rsc.training.keeper import Keeper, Stopping
 from rsc.training.metrics import EpochStats
 from rsc.training.optimiser import parameters_of, set_learning_rate
+from rsc.training.progress import Watcher, nobody, progress_of
 from rsc.training.schedule import learning_rate
 from rsc.training.share import Share
 from rsc.training.state import TrainState
@@ -23,7 +24,7 @@ from rsc.training.validate import validate
 Listener = Callable[[EpochStats], None]
 
 
-def train(job: Job, state: TrainState, keeper: Keeper, on_epoch: Listener) -> None:
+def train(job: Job, state: TrainState, keeper: Keeper, on_epoch: Listener, on_step: Watcher = nobody) -> None:
     """Train from where `state` stands to the end, or until validation has stopped improving.
 
     Raises:
@@ -32,15 +33,16 @@ def train(job: Job, state: TrainState, keeper: Keeper, on_epoch: Listener) -> No
     """
     patience = job.config.validation.patience
     while state.position.epoch < job.config.epochs and not 0 < patience <= state.position.stale:
-        stats, improved = _epoch(job, state, keeper)
+        stats, improved = _epoch(job, state, keeper, on_step)
         keeper.after_epoch(job, state, stats, improved)
         if job.world.first:
             on_epoch(stats)
         keeper.leave_if_asked(job, state)
     keeper.leave_if_asked(job, state, over=True)
+    state.require_finite()
 
 
-def _epoch(job: Job, state: TrainState, keeper: Keeper) -> tuple[EpochStats, bool]:
+def _epoch(job: Job, state: TrainState, keeper: Keeper, on_step: Watcher) -> tuple[EpochStats, bool]:
     """One epoch, or the rest of one."""
     epoch = state.position.epoch
     if state.position.step == 0:
@@ -50,6 +52,8 @@ def _epoch(job: Job, state: TrainState, keeper: Keeper) -> tuple[EpochStats, boo
     for passes in job.steps(epoch, state.position.step):
         _step(job, state, passes, keeper)
         state.move(seconds=before + time.perf_counter() - began)
+        if job.world.first:
+            _tell(job, state, on_step)
         keeper.after_step(job, state)
     trained_s, n = state.position.seconds, len(job.train)
     try:
@@ -68,11 +72,25 @@ def _epoch(job: Job, state: TrainState, keeper: Keeper) -> tuple[EpochStats, boo
         _remaining(state, seconds, job.config.epochs),
         found,
         robust,
+        _terms(state, n),
     )
     state.history.append(stats)
     improved = _note_best(job, state, stats)
-    state.move(epoch=epoch + 1, step=0, loss_sum=0.0, hits=0, seconds=0.0)
+    state.move(epoch=epoch + 1, step=0, loss_sum=0.0, hits=0, seconds=0.0, terms=())
     return stats, improved
+
+
+def _tell(job: Job, state: TrainState, on_step: Watcher) -> None:
+    """What the run looks like after a step."""
+    at, n = state.position, len(job.train)
+    done, whole = (at.epoch, at.step), (job.config.epochs, job.per_epoch)
+    seen = min(at.step * job.config.batch_size, n)
+    on_step(progress_of("training", done, whole, seen, n, at.loss_sum, at.seconds))
+
+
+def _terms(state: TrainState, n: int) -> dict[str, float]:
+    """Mean of every loss term before its weight, by name; empty if there is one alone."""
+    return {name: total / n for name, total in zip(state.objective.names, state.position.terms, strict=False)}
 
 
 def _step(job: Job, state: TrainState, passes: list[tuple[Batch, int, int]], keeper: Keeper) -> None:
@@ -82,15 +100,17 @@ def _step(job: Job, state: TrainState, passes: list[tuple[Batch, int, int]], kee
     set_learning_rate(state.optimiser, _rate(job, done))
     state.optimiser.zero_grad(set_to_none=True)
     torch.manual_seed(_dropout_seed(config.seed, done, job.world.rank))
-    loss_sum, hits = 0.0, 0
+    loss_sum, hits, terms = 0.0, 0, [0.0] * _logged_terms(state)
     noise = state.generator.get_state()
     for batch, first, total in passes:
         state.generator.set_state(noise)
-        loss, right, rows = _pass(job, state, batch, first, total)
+        loss, right, rows, parts = _pass(job, state, batch, first, total)
         loss_sum, hits = loss_sum + loss * rows, hits + right
+        terms = [sum_ + part * rows for sum_, part in zip(terms, parts, strict=True)]
     parameters = parameters_of(state.optimiser)
-    sums = job.world.sum_gradients(parameters, [loss_sum, hits, *keeper.flags()])
-    keeper.hear(sums[2:])
+    sums = job.world.sum_gradients(parameters, [loss_sum, hits, *terms, *keeper.flags()])
+    terms, flags = sums[2 : 2 + len(terms)], sums[2 + len(terms) :]
+    keeper.hear(flags)
     size = _size(job, at.step)
     _require_finite(sums[0] / size, at.epoch)
     if config.optimiser.clip_norm:
@@ -100,7 +120,19 @@ def _step(job: Job, state: TrainState, passes: list[tuple[Batch, int, int]], kee
     job.world.average_buffers(state.network)
     if state.average is not None:
         update(state.average, state.network, config.optimiser.ema)
-    state.move(step=at.step + 1, loss_sum=at.loss_sum + sums[0], hits=at.hits + round(sums[1]))
+    terms = [a + b for a, b in zip(at.terms or (0.0,) * len(terms), terms, strict=True)]
+    state.move(
+        step=at.step + 1,
+        loss_sum=at.loss_sum + sums[0],
+        hits=at.hits + round(sums[1]),
+        terms=tuple(terms),
+    )
+
+
+def _logged_terms(state: TrainState) -> int:
+    """How many terms are logged by themselves: all, where there are several."""
+    names = state.objective.names
+    return len(names) if len(names) > 1 else 0
 
 
 def _rate(job: Job, step: int) -> float:
@@ -118,17 +150,22 @@ def _size(job: Job, step: int) -> int:
     return min(job.config.batch_size, len(job.train) - step * job.config.batch_size)
 
 
-def _pass(job: Job, state: TrainState, batch: Batch, first: int, total: int) -> tuple[float, int, int]:
-    """Add the gradient of some rows; returns their mean loss, how many were right, how many they are."""
+def _pass(
+    job: Job, state: TrainState, batch: Batch, first: int, total: int
+) -> tuple[float, int, int, list[float]]:
+    """Add the gradient of some rows; returns their mean loss, how many were right, how many they are, and
+    the mean of each term that is logged."""
     x, y = job.images(batch, state.position.epoch)
     seen: Mapping[str, Tensor] = {} if job.view is None else job.view(state.network)
     step = Share(
         state.network, job.encoder, x, y, state.generator, job.train.bounds, seen, first=first, total=total
     )
     with job.autocast():
-        loss, logits = state.objective(step)
+        found = state.objective.evaluate(step)
+    loss, parts = found.loss, [part.float() for part in found.parts.values()]
     (loss if len(y) == total else loss * (len(y) / total)).backward()
-    return loss.item(), int((logits.argmax(1) == y).sum()), len(y)
+    right = int((found.logits.argmax(1) == y).sum())
+    return loss.item(), right, len(y), torch.stack(parts).tolist() if _logged_terms(state) else []
 
 
 def _evaluate(job: Job, state: TrainState, keeper: Keeper) -> tuple[Mapping[str, float], Mapping[str, float]]:

@@ -27,6 +27,7 @@ class EpochStats:
         remaining_s: seconds until the last epoch would end, at the pace so far.
         validation: accuracy of single runs and of the vote ("per_run", "vote"); empty if not measured.
         robustness: accuracy by attack; empty if not measured.
+        terms: mean of every loss term before its weight, as in the training passes; empty for a single term.
     """
 
     epoch: int
@@ -39,6 +40,7 @@ class EpochStats:
     remaining_s: float = 0.0
     validation: Mapping[str, float] = dataclasses.field(default_factory=dict)
     robustness: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class MetricsLog:
@@ -76,6 +78,23 @@ def _line(stats: EpochStats) -> bytes:
     return msgspec.json.encode(stats) + b"\n"
 
 
+def summary_writer() -> Any:
+    """torch's writer of TensorBoard events, a class.
+
+    Raises:
+        UsageError: tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            "tensorboard = true, but there is no TensorBoard.",
+            str(error),
+            "Install it (pip install tensorboard), or read metrics.jsonl.",
+        ) from error
+    return SummaryWriter
+
+
 class TensorBoard:
     """TensorBoard events of the same numbers."""
 
@@ -85,15 +104,7 @@ class TensorBoard:
         Raises:
             UsageError: tensorboard is not installed.
         """
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError(
-                "tensorboard = true, but there is no TensorBoard.",
-                str(error),
-                "Install it (pip install tensorboard), or read metrics.jsonl.",
-            ) from error
-        self._writer: Any = SummaryWriter(str(folder), purge_step=done + 1)
+        self._writer: Any = summary_writer()(str(folder), purge_step=done + 1)
 
     def append(self, stats: EpochStats) -> None:
         """Add an epoch."""
@@ -109,6 +120,6 @@ class TensorBoard:
 def scalars(stats: EpochStats) -> dict[str, float]:
     """All numbers of an epoch by name."""
     plain = {f"train/{k}": getattr(stats, k) for k in ("loss", "accuracy", "rate", "lr", "seconds")}
-    for group in ("validation", "robustness"):
+    for group in ("validation", "robustness", "terms"):
         plain |= {f"{group}/{k}": v for k, v in getattr(stats, group).items()}
     return plain

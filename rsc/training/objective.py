@@ -23,6 +23,7 @@ from rsc.errors import RscError, UsageError
 from rsc.networks import NetworkSpec
 from rsc.training.losses import AnyTerm, Attack, CrossEntropy, Input, Passes
 from rsc.training.losses.term import Need
+from rsc.training.progress import Watcher, nobody
 from rsc.training.retraction import Retraction, retract
 from rsc.training.step import Step
 from rsc.training.teacher import Teacher, TeacherConfig, get_teacher
@@ -92,12 +93,14 @@ class ObjectiveContext:
         network: of the student.
         encoder: of the student, with the constants of the data; None if the data are frames.
         device: where the student is trained.
+        watcher: sees the training of the teacher, if it is trained.
     """
 
     data: Dataset
     network: NetworkSpec
     encoder: EncoderSpec | None
     device: torch.device | str = "cpu"
+    watcher: Watcher = nobody
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -209,5 +212,7 @@ def build_objective(config: ObjectiveConfig, context: ObjectiveContext) -> Objec
     """
     teacher = None
     if config.with_need("teacher"):
-        teacher = get_teacher(config.teacher, context.data, context.network, context.encoder, context.device)
+        teacher = get_teacher(
+            config.teacher, context.data, context.network, context.encoder, context.device, context.watcher
+        )
     return Objective(config, teacher)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rsc.training.config import OptimiserConfig, TrainConfig
+if TYPE_CHECKING:
+    from rsc.training.config import TrainConfig
+    from rsc.training.config_tables import OptimiserConfig
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.Bilinear)
 Groups = list[dict[str, Any]]

@@ -122,7 +122,7 @@ def fine_tune(
         grid.stale = stats.epoch < stats.epochs
         on_epoch(stats)
 
-    tuned = fit(plan, data, after, start=grid.network, view=grid.view)
+    tuned = fit(plan, data, after, start=grid.network, view=grid.view, alone=True)
     if tuned.encoder != trained.encoder:
         raise UsageError(
             "The network was fine-tuned under another encoder than it was trained with.",
@@ -131,7 +131,8 @@ def fine_tune(
         )
     history, wall_s = trained.history + tuned.history, trained.wall_s + tuned.wall_s
     network, program, rows = grid.finished()
-    return FineTuned(Trained(network, trained.encoder, history, wall_s), program, grid.first, rows)
+    facts = trained.facts
+    return FineTuned(Trained(network, trained.encoder, history, wall_s, facts), program, grid.first, rows)
 
 
 def schedule_of(config: TrainConfig, epochs: int = 2, lr: float | None = None) -> TrainConfig:
@@ -143,6 +144,7 @@ def schedule_of(config: TrainConfig, epochs: int = 2, lr: float | None = None) -
         weight_decay=0.0,
         precision="float32",
         optimiser=msgspec.structs.replace(config.optimiser, ema=0.0),
+        schedule=msgspec.structs.replace(config.schedule, warmup=min(config.schedule.warmup, epochs / 10)),
         validation=msgspec.structs.replace(config.validation, patience=0, restore="last"),
         robustness=msgspec.structs.replace(config.robustness, every=0),
     )

@@ -36,10 +36,13 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.beta) and self.beta > 0 and 0 < self.share <= 1):
+        held = math.isfinite(self.beta) and self.beta > 0 and 0 < self.share <= 1
+        if not (held and self.seed >= 0 and self.sample_from >= 1):
             raise UsageError(
-                f"retraction has beta {self.beta} and share {self.share}.",
-                "beta is finite and positive, share lies in (0, 1].",
+                f"retraction has beta {self.beta}, share {self.share}, seed {self.seed} and "
+                f"sample_from {self.sample_from}.",
+                "beta is finite and positive, share lies in (0, 1], the seed is not negative, samples begin "
+                "at one row or more.",
                 "Correct them, or leave the retraction out.",
             )
 

@@ -39,15 +39,22 @@ class RunFolder:
 
         Raises:
             InputRefused: it is a file; it holds something and is not to be resumed; or it is to be resumed
-                and holds something else than a run.
+                and holds something else than a run; or it cannot be looked into.
         """
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
+        try:
+            if not self.path.exists():
+                return
+            if not self.path.is_dir():
+                raise InputRefused(
+                    f"'{self.path}' is no folder.", "It would be replaced.", "Choose another name."
+                )
+            found = {entry.name for entry in self.path.iterdir()}
+        except OSError as error:
             raise InputRefused(
-                f"'{self.path}' is no folder.", "It would be replaced.", "Choose another name."
-            )
-        found = {entry.name for entry in self.path.iterdir()}
+                f"'{self.path}' cannot be the folder of a run.",
+                f"{error.strerror or error}.",
+                "Check its name and permissions, or choose another.",
+            ) from error
         if found and not self.resume:
             raise InputRefused(
                 f"'{self.path}' holds something already.",

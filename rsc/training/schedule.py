@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rsc.training.config import ScheduleConfig
+from rsc.training.config_tables import ScheduleConfig
 
 _RISE, _START, _END = 0.3, 25.0, 1e4
 

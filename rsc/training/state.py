@@ -27,7 +27,8 @@ class Position:
     Fields:
         epoch: epochs that are over, evaluated and logged.
         step: optimiser steps done in the epoch at hand.
-        loss_sum, hits, seconds: of the epoch at hand, over the images met so far.
+        loss_sum, hits, seconds, terms: of the epoch at hand, over the images met so far; terms are the sums
+            of each loss term, empty where there is one alone.
         best: highest vote on the held-out images, of epoch `best_epoch` (from 1); -1 before the first.
         stale: validations since then.
     """
@@ -40,6 +41,7 @@ class Position:
     best: float = -1.0
     best_epoch: int = 0
     stale: int = 0
+    terms: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(eq=False)
@@ -79,8 +81,10 @@ class TrainState:
         """
         for name, value in self.network.state_dict().items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
+                at = self.position
+                where = f"in epoch {at.epoch + 1}" if at.step or not at.epoch else f"after epoch {at.epoch}"
                 raise RscError(
-                    f"Training stopped in epoch {self.position.epoch + 1}.",
+                    f"Training stopped {where}.",
                     f"'{name}' holds values that are not finite.",
                     "Lower the learning rate, or set optimiser.clip_norm.",
                 )
