@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from command import call as run
 
 from rsc import data
 from rsc.attacking import AttackOptions, attack_on
 from rsc.bundle import Bundle
-from rsc.cli import main
 from rsc.commands import twin
 from rsc.errors import MalformedFile, UsageError
 from rsc.evaluation import AttackPlan, Deployed, evaluate, evaluation_cost
@@ -32,13 +32,6 @@ from rsc.training import TrainConfig
 def bundle(packed: Packed, small_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Bundle = to_bundle(packed, small_config, "small")
     return made.save(tmp_path_factory.mktemp("bundles") / "small")
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(w) for w in words])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 QUICK = ("--n", 4, "--steps", 2, "--eot", 1, "--draws", 2)

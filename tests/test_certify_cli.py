@@ -5,27 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
+import command
 import msgspec
 import pytest
 
-from rsc.cli import main
 from rsc.encoder_spec import EncoderSpec
 from rsc.export.writer import write_program
 from rsc.program import Program
 from rsc.report import read_report
 from rsc.robustness.results import CertifyReport
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> Iterator[None]:
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +26,7 @@ def file(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(["certify", *(str(a) for a in arguments), "--data", "digits"])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
+    return command.call(capsys, "certify", *arguments, "--data", "digits")
 
 
 def certified(capsys: pytest.CaptureFixture[str], *arguments: object) -> CertifyReport:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import call
 
 from rsc.bundle import Bundle
-from rsc.cli import main
 from rsc.pipeline import Packed, to_bundle
 from rsc.training import TrainConfig
 
@@ -33,22 +33,6 @@ sigma = 0.2
 @pytest.fixture(scope="session")
 def bundle(packed: Packed, small_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return to_bundle(packed, small_config, "small").save(tmp_path_factory.mktemp("bundles") / "small")
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one command, in this process."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> object:
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
 
 
 def test_help_is_light() -> None:

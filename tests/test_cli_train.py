@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import call
 
 from rsc.bundle import Bundle
-from rsc.cli import main
 from rsc.cli_train import epoch_line
 from rsc.errors import InputRefused
 from rsc.training import EpochStats, read_config
@@ -37,16 +37,6 @@ steps = 2
 eot = 1
 draws = 2
 """
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def test_a_run_becomes_a_bundle_and_keeps_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import nir
 import numpy as np
 import pytest
+from command import call
 from energy_vectors import XD, XE, T, program, simulate
 
-from rsc.cli import main
 from rsc.data import Dataset
 from rsc.energy import energy_report, list_profiles, load_profile
 from rsc.energy.rasters import Activity
@@ -26,21 +25,6 @@ from rsc.results import Keys
 SHARED = Path(__file__).parent.parent.parent / "shared" / "conformance"
 KEYS = ("node", "sop", "sop_nz", "mac", "events", "updates")
 RNG = np.random.default_rng(2)
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> object:
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 @pytest.fixture

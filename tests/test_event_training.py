@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import command
 import msgspec
 import numpy as np
 import pytest
@@ -287,13 +287,8 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Call:
     def run(*arguments: object) -> tuple[int, str, str]:
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, " ".join(err.split())
+        code, out, err = command.call(capsys, *arguments)
+        return code, out, " ".join(err.split())
 
     return run
 

@@ -383,17 +383,9 @@ def test_the_deployed_integers_pass_with_interval_proofs(program: Program, packe
     test = data.load("digits", "test").head(20)
     x, y = torch.tensor(test.images), torch.tensor(test.targets).long()
     with deploy(program, "loihi") as target:
+        rest = {"scoring": Scoring(2), "predict": target, "verify": interval_verifier(program)}
         evaluation = Study(
-            twin,
-            x,
-            y,
-            1 / 256,
-            Pgd(steps=4),
-            eot=1,
-            black_box=(RandomNoise(restarts=2),),
-            scoring=Scoring(2),
-            predict=target,
-            verify=interval_verifier(program),
+            twin, x, y, 1 / 256, Pgd(steps=4), eot=1, black_box=(RandomNoise(restarts=2),), **rest
         )
         found = {c.id: c for c in check_health(evaluation, ["R19", "R20"])}
     assert found["R20"].status == "PASS"
